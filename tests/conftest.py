@@ -1,0 +1,27 @@
+"""Fixtures: real data and the author's logs, where a machine has them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("SUPERCONV_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def _shared(folder: str) -> Path:
+    path = SHARED / folder
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent (set SUPERCONV_SHARED to the folder that holds {folder})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_logs() -> Path:
+    """The author's Caffe logs as CSV, with INDEX.csv."""
+    return _shared("paper/logs")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """CIFAR-10 and MNIST as parquet folders."""
+    return _shared("data")
