@@ -1,4 +1,4 @@
-"""The one exception that is the user's business and not a bug."""
+"""What is the user's business and not a bug."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class Interrupted(Exception):  # noqa: N818  (it is no error: a run was asked to stop and left a checkpoint)
+    """A run was asked to stop; the message says where it stands and how it goes on."""

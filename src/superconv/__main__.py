@@ -1,0 +1,7 @@
+"""`python -m superconv`."""
+
+import sys
+
+from superconv.cli import main
+
+sys.exit(main())

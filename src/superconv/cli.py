@@ -1,0 +1,242 @@
+"""The command line: every command is a dataclass, its options are the fields of the same dataclasses as the API's."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
+
+from superconv.errors import Interrupted, UserError
+from superconv.specs import Choices, Comparison, ImageTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where it runs."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:i."""
+    plan: str | None = None
+    """Words of the execution plan, such as bf16,channels_last,eager; none takes what suits the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a run is kept."""
+
+    out: Path | None = None
+    """The run's folder; none takes the next free one under runs/."""
+    seed: int = 0
+    """Decides initial weights, order, augmentation and dropout."""
+    resume: bool = False
+    """Go on with the unfinished run in --out."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    evaluations: int = 10
+    """How often the validation split is read while training."""
+    checkpoint_steps: int | None = None
+    """Write a checkpoint every so many updates, besides the timed ones."""
+    checkpoint_minutes: float = 2.0
+    """Write a checkpoint when the last is older than so many minutes."""
+    tensorboard: bool = False
+    """Log to TensorBoard, in the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Range test, verdict, recipe, one cycle, test and report, with no rate to choose."""
+
+    task: OmitArgPrefixes[ImageTask]
+    choices: OmitArgPrefixes[Choices] = field(default_factory=Choices)
+    running: OmitArgPrefixes[Running] = field(default_factory=Running)
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    refit: bool = False
+    """Once everything is chosen, train on the validation split too."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import fit
+
+        fit(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTest:
+    """The LR range test of a network on a data set, with its verdict."""
+
+    task: OmitArgPrefixes[ImageTask]
+    choices: OmitArgPrefixes[Choices] = field(default_factory=Choices)
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    max_lr: float | None = None
+    """End of the sweep; 3 is the paper's. None finds the edge first, by an exponential sweep."""
+    steps: int = 100
+    """Updates of the sweep; the paper's are 5,000 to 100,000."""
+    seeds: int = 1
+    """Networks to sweep, from seeds 0, 1, …"""
+    evaluate_every: int = 5
+    """Read the validation split every so many updates; 0 keeps to the training signal."""
+    validation_samples: int = 2000
+    """At most so many validation images at a time."""
+    recalibrate_batch_norm: int = 0
+    """Batches to re-estimate batch-norm statistics on before each reading; 0 takes the running ones."""
+    out: Path = Path("range_test")
+    """Folder for range_test.json and the figure."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import range_test
+
+        range_test(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train by a recipe, without any search."""
+
+    task: OmitArgPrefixes[ImageTask]
+    recipe: Path
+    """The recipe.yaml of a run, or one written by hand."""
+    running: OmitArgPrefixes[Running] = field(default_factory=Running)
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import train
+
+        train(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """The verdict on a range test made anywhere: a CSV with the columns lr and test_accuracy."""
+
+    curve: Positional[Path]
+    """The CSV, or a range_test.json of superconv."""
+    metric: str = "test_accuracy"
+    """The column to judge; one with `loss` in its name is better when lower."""
+    json: bool = False
+    """Print one JSON object."""
+    plot: Path | None = None
+    """Also draw the curve into this file (png, svg, pdf)."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import judge
+
+        judge(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the report of a run anew, or compare several on one page."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    out: Path | None = None
+    """The page; none takes report.html in the run's folder, or comparison.html here for several."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import report
+
+        report(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Classify image files with the model of a run."""
+
+    run: Positional[Path]
+    """Folder of a finished run."""
+    images: Positional[tuple[Path, ...]]
+    """Image files of any size."""
+    json: bool = False
+    """Print one JSON object a line."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import predict
+
+        predict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """What this machine has, what of it superconv uses, and what is missing."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import doctor
+
+        doctor()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Train several schedules at equal lengths, and say how much shorter one cycle may be."""
+
+    task: OmitArgPrefixes[ImageTask]
+    comparison: OmitArgPrefixes[Comparison]
+    batch_size: int = 128
+    """Samples per update."""
+    weight_decay: float = 1e-4
+    """Weight decay of every run."""
+    momentum: float = 0.9
+    """Momentum of every run, constant unless --min-momentum is given."""
+    min_momentum: float | None = None
+    """Momentum at the peak of the cycle."""
+    final_lr: float | None = None
+    """Rate of a cycle's last update; none takes a thousandth of its peak."""
+    warmup: float = 0.45
+    """Fraction of the run in which a cycle rises."""
+    annihilation: float = 0.1
+    """Fraction of the run, at its end, in which a cycle falls below its base rate."""
+    nesterov: bool = False
+    """Nesterov's momentum; the paper's runs are without."""
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    out: Path = Path("comparison")
+    """Folder of the comparison and its runs; what is finished there is not made again."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        from superconv.commands import compare
+
+        compare(self)
+
+
+Command = (
+    Annotated[Fit, subcommand("fit")]
+    | Annotated[RangeTest, subcommand("range-test")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Judge, subcommand("judge")]
+    | Annotated[Compare, subcommand("compare")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Doctor, subcommand("doctor")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 where the input is unusable, 130 after an interrupt."""
+    command: Any = tyro.cli(
+        Command,
+        prog="superconv",
+        description="Train PyTorch networks in far fewer steps.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        command()
+    except UserError as error:
+        print(f"superconv: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"superconv: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("superconv: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,334 @@
+"""What the commands do: ask the rooms below, print, write."""
+
+import dataclasses
+import importlib.metadata
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from superconv import files
+from superconv.errors import UserError
+from superconv.rates.curve import Curve
+from superconv.rates.verdict import Verdict
+from superconv.rates.verdict import judge as judge_curve
+
+if TYPE_CHECKING:
+    from superconv import cli
+    from superconv.studies.fit import Found
+    from superconv.studies.runner import Numbers
+    from superconv.training.hooks import Hook
+    from superconv.training.plan import ExecutionPlan
+
+console = Console(stderr=True)
+
+
+def fit(command: "cli.Fit") -> None:
+    """`superconv fit`."""
+    from superconv.studies.fit import fit as fit_task
+    from superconv.training.plan import ExecutionPlan
+    from superconv.training.task import image_task
+
+    plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
+    spec = json.loads(json.dumps(dataclasses.asdict(command.task), default=str))
+    settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": command.running.seed}
+    folder, say = _open(command.running, plan, command.task.data, settled)
+    final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
+    numbers = fit_task(
+        image_task(command.task),
+        folder,
+        command.choices,
+        final_task=final,
+        plan=plan,
+        seed=command.running.seed,
+        about={"task": spec, "command": _command_line()},
+        on_found=lambda found: _announce(found, say),
+        **_running(command.running, folder),
+    )
+    _conclude(numbers, folder, say)
+
+
+def range_test(command: "cli.RangeTest") -> None:
+    """`superconv range-test`."""
+    from superconv.report.plots import save_curve
+    from superconv.studies.fit import batch_size_for
+    from superconv.studies.runner import writes
+    from superconv.training.plan import ExecutionPlan
+    from superconv.training.progress import ProgressHook
+    from superconv.training.sweeps import search_rates
+    from superconv.training.task import image_task
+
+    task = image_task(command.task)
+    plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
+    batch_size = command.choices.batch_size or batch_size_for(len(task.train))
+    recipe = command.choices.recipe(batch_size=batch_size, steps=command.steps, max_lr=1.0, reasons={})
+    search = search_rates(
+        task,
+        recipe,
+        max_lr=command.max_lr,
+        steps=command.steps,
+        seeds=range(command.seeds),
+        evaluate_every=command.evaluate_every,
+        validation_samples=command.validation_samples,
+        recalibrate_batch_norm=command.recalibrate_batch_norm,
+        plan=plan,
+        hooks=[ProgressHook(console)],
+    )
+    if writes():
+        search.save(command.out / "range_test.json")
+        save_curve(search.curve, command.out / "range_test.png", verdict=search.verdict)
+        _print_verdict(search.verdict)
+        console.print(f"curve and figure are in {command.out}")
+
+
+def train(command: "cli.Train") -> None:
+    """`superconv train`."""
+    from superconv.recipe import Recipe
+    from superconv.specs import RunSpec
+    from superconv.studies.runner import run
+    from superconv.training.plan import ExecutionPlan
+
+    spec = RunSpec(
+        task=command.task,
+        recipe=Recipe.load(command.recipe),
+        seed=command.running.seed,
+        device=command.machine.device,
+        plan=command.machine.plan,
+        evaluations=command.running.evaluations,
+    )
+    plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
+    folder, say = _open(command.running, plan, command.task.data, spec.plain())
+    options = _running(command.running, folder)
+    options.pop("evaluations")
+    numbers = run(spec, folder, about={"command": _command_line()}, **options)
+    _conclude(numbers, folder, say)
+
+
+def judge(command: "cli.Judge") -> None:
+    """`superconv judge`."""
+    is_json = command.curve.suffix == ".json"
+    if is_json:
+        value = files.read_json(command.curve)
+        curve = Curve.from_dict(value["curve"] if isinstance(value, dict) and "curve" in value else value)
+    else:
+        curve = Curve.from_csv(command.curve, metric=command.metric)
+    verdict = judge_curve(curve)
+    if command.plot:
+        from superconv.report.plots import save_curve
+
+        save_curve(curve, command.plot, verdict=verdict)
+    if command.json:
+        print(json.dumps(dataclasses.asdict(verdict)))
+    else:
+        _print_verdict(verdict)
+
+
+def compare(command: "cli.Compare") -> None:
+    """`superconv compare`."""
+    from superconv.recipe import Recipe
+    from superconv.report.html import write_comparison
+    from superconv.studies.compare import compare as compare_task
+
+    first = command.comparison
+    recipe = Recipe(
+        steps=max(first.steps),
+        batch_size=command.batch_size,
+        max_lr=1.0,
+        warmup=command.warmup,
+        annihilation=command.annihilation,
+        momentum=command.momentum,
+        min_momentum=command.min_momentum,
+        weight_decay=command.weight_decay,
+        optimizer_args={"nesterov": command.nesterov},
+    )
+
+    def report(spec: Any, numbers: "Numbers") -> None:
+        accuracy = numbers.get("validation_accuracy")
+        console.print(
+            f"{spec.recipe.schedule:12} {spec.recipe.steps:6} updates  lr {spec.recipe.max_lr:<6g} seed {spec.seed}  "
+            f"validation {'diverged' if accuracy is None else f'{accuracy:.2%}'}  {numbers['seconds']:.0f} s",
+            highlight=False,
+        )
+
+    result = compare_task(
+        command.task,
+        first,
+        recipe,
+        command.out / "runs",
+        plan=command.machine.plan,
+        device=command.machine.device,
+        report=report,
+    )
+    result["command"] = _command_line()
+    files.write_json(command.out / "compare.json", result)
+    page = write_comparison(result, command.out / "report.html")
+    for line in result["speed_up"]:
+        console.print(f"{line['reason']}: {_ratio(line)}", highlight=False)
+    console.print(f"report: {page}")
+
+
+def report(command: "cli.Report") -> None:
+    """`superconv report`."""
+    from superconv.report.html import write_report
+
+    single = len(command.runs) == 1
+    out = command.out or (command.runs[0] / "report.html" if single else Path("comparison.html"))
+    console.print(f"report: {write_report(command.runs, out)}")
+
+
+def predict(command: "cli.Predict") -> None:
+    """`superconv predict`."""
+    from superconv.studies.saved import load
+
+    saved = load(command.run)
+    for path in command.images:
+        prediction = saved.predict(path)
+        if command.json:
+            print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
+        else:
+            print(f"{path}: {prediction.label} ({prediction.probability:.1%})")
+
+
+def doctor() -> None:
+    """`superconv doctor`."""
+    import torch
+
+    from superconv.training.plan import ExecutionPlan, machine, versions
+
+    table = Table(show_header=False, box=None)
+    plan = ExecutionPlan.choose()
+    for name, value in versions().items():
+        table.add_row(name, value)
+    table.add_row("machine", machine(plan.device))
+    table.add_row("GPUs", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none")
+    table.add_row("plan", f"{plan.device}, {plan.precision}, {'channels_last' if plan.channels_last else 'contiguous'}")
+    for package, purpose in (("datasets", "data"), ("tensorboard", "tensorboard")):
+        try:
+            table.add_row(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            table.add_row(package, f"missing: pip install 'superconv[{purpose}]'")
+    Console().print(table)
+
+
+def _open(
+    running: "cli.Running", plan: "ExecutionPlan", data: str, settled: dict[str, Any]
+) -> tuple[Path, Callable[[str], None]]:
+    """The run's folder, made or found again; process 0 decides for all."""
+    fabric = plan.fabric()
+    failure = None
+    folder = running.out or _free(Path("runs"), Path(data).name)
+    if fabric.is_global_zero:
+        try:
+            _prepare(folder, running, settled)
+        except UserError as error:
+            failure = str(error)
+    folder, failure = fabric.broadcast((folder, failure))
+    if failure:
+        raise UserError(failure)
+
+    def say(text: str) -> None:
+        if fabric.is_global_zero:
+            console.print(text, highlight=False, soft_wrap=True)
+
+    return folder, say
+
+
+def _prepare(folder: Path, running: "cli.Running", settled: dict[str, Any]) -> None:
+    spec = folder / "spec.json"
+    if running.resume:
+        if not spec.exists():
+            raise UserError(f"{folder} holds no run to resume; name it with --out")
+        if (before := files.read_json(spec)) != settled:
+            raise UserError(f"{folder} holds a run with other options ({_differences(before, settled)})")
+    elif folder.exists() and any(folder.iterdir()):
+        if not spec.exists():
+            raise UserError(f"{folder} is not empty and holds no run of superconv; choose another --out")
+        if not running.overwrite:
+            raise UserError(f"{folder} holds a run; add --resume to go on with it, or --overwrite to replace it")
+        shutil.rmtree(folder)
+    files.write_json(spec, settled)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [k for k in before.keys() | now.keys() if before.get(k) != now.get(k)]
+        return ", ".join(_differences(before.get(k), now.get(k), k) for k in sorted(keys))
+    return f"{path} was {before}, is {now}"
+
+
+def _free(root: Path, name: str) -> Path:
+    number = 1
+    while (root / f"{name}-{number}").exists():
+        number += 1
+    return root / f"{name}-{number}"
+
+
+def _running(running: "cli.Running", folder: Path) -> dict[str, Any]:
+    from superconv.training.progress import ProgressHook
+
+    hooks: list[Hook] = [ProgressHook(console)]
+    if running.tensorboard:
+        from superconv.integrations.tensorboard import TensorBoardLogger
+
+        hooks.append(TensorBoardLogger(folder / "tensorboard"))
+    return {
+        "hooks": hooks,
+        "evaluations": running.evaluations,
+        "checkpoint_steps": running.checkpoint_steps,
+        "checkpoint_minutes": running.checkpoint_minutes,
+    }
+
+
+def _announce(found: "Found", say: Callable[[str], None]) -> None:
+    if found.search:
+        verdict = found.search.verdict
+        say(f"super-convergence is {verdict.verdict} (confidence {verdict.confidence:.0%}): {verdict.reason}")
+    recipe = found.recipe
+    say(f"{recipe.schedule}: {recipe.steps} updates of {recipe.batch_size}, rate up to {recipe.max_lr:.3g}")
+
+
+def _conclude(numbers: "Numbers", folder: Path, say: Callable[[str], None]) -> None:
+    from superconv.report.html import write_report
+    from superconv.studies.runner import writes
+
+    if not writes():
+        return
+    if numbers["stopped"] == "diverged":
+        say(f"the loss became infinite at update {numbers['steps']}: lower --max-lr")
+    for split in ("validation", "test"):
+        value = numbers.get(f"{split}_{numbers['metric']}")
+        if value is not None:
+            say(
+                f"{split} {numbers['metric']} {value:.2%}"
+                if numbers["metric"] == "accuracy"
+                else f"{split} {value:.5g}"
+            )
+    say(f"{numbers['steps']} updates in {numbers['seconds']:.1f} s, search {numbers.get('search_seconds', 0):.1f} s")
+    say(f"report: {write_report([folder], folder / 'report.html')}")
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("super-convergence", f"{verdict.verdict} (confidence {verdict.confidence:.0%})")
+    for name in ("lr_min", "lr_max", "lr_edge"):
+        value = getattr(verdict, name)
+        table.add_row(name, "none seen" if value is None else f"{value:.3g}")
+    table.add_row("why", verdict.reason)
+    Console().print(table)
+
+
+def _ratio(line: dict[str, Any]) -> str:
+    if line["ratio"] is None:
+        return "no speed-up measured"
+    low, high = ("not reached" if end is None else f"{end:.2g}" for end in (line["low"], line["high"]))
+    return f"{line['ratio']:.2g} times shorter (95 %: {low} to {high})"
+
+
+def _command_line() -> str:
+    return shlex.join(["superconv", *sys.argv[1:]])

@@ -1,0 +1,214 @@
+"""Image classification data by name or path: found, decoded, split, ready to draw batches from."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+
+from superconv.data import cache
+from superconv.data.augment import Augmentation, ImageTransform
+from superconv.data.cache import Decoded
+from superconv.data.channels import channel_statistics
+from superconv.data.decode import Geometry, SelectedImages, count_channels, decode, decode_all
+from superconv.data.digits import load_digits
+from superconv.data.folders import find
+from superconv.data.hub import fetch
+from superconv.data.names import Location, locate
+from superconv.data.raw import Raw, Split, Table
+from superconv.data.source import ResidentImages, Source
+from superconv.data.splits import Choice, choose
+from superconv.data.streaming import CENTER_CROP, StreamedImages
+from superconv.errors import UserError
+
+GIB = 2**30
+_STATISTICS_IMAGES = 1024  # that mean and deviation of a streamed set are estimated from
+_MOST_WORKERS = 8
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """An image classification data set, split and ready.
+
+    Attributes:
+        name: as it was asked for.
+        class_names: in the order of the class indices.
+        mean: per channel, on the 0-1 scale, of the training images.
+        std: per channel, on the 0-1 scale, of the training images.
+        train: the training images that are left after holding out the others.
+        validation: to choose on; None if nothing was held out.
+        test: to be read once, at the end.
+        image_shape: (c, h, w).
+        notes: what the user should know about how the set was read, one sentence each.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Source
+    validation: Source | None
+    test: Source
+    image_shape: Shape
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    train_samples: int | None = None,
+    validation: float = 0.1,
+    seed: int = 0,
+    augmentation: Augmentation = Augmentation(),  # noqa: B008  # frozen
+    label_column: str | None = None,
+    image_size: int | None = None,
+    workers: int | None = None,
+    resident_bytes: int = 4 * GIB,
+) -> ImageData:
+    """Load an image classification data set.
+
+    A test split of the set is kept for the end; without one its validation split serves, else a tenth of the
+    training images, the same tenth for every seed. A validation split beside a test split is used as it is;
+    else it is held out of the training images, stratified. Then the subset is taken.
+
+    Args:
+        name_or_path: ``digits``; ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100`` or ``imagenet-1k``,
+            looked up in the folder SUPERCONV_DATA first, then on the Hugging Face hub; a folder of parquet
+            files or of class folders with images; or ``owner/name`` on the hub.
+        train_samples: train on a stratified subset of this many images (None: all); smaller subsets lie
+            within larger ones.
+        validation: to hold out of the training images: below 1 a fraction, else a number of images, 0 none.
+        seed: of the validation split and the subset.
+        augmentation: of the training images.
+        label_column: of a table with several.
+        image_size: side in pixels that images are brought to: shorter side scaled, centre cut out. None keeps
+            them as they are (224 for imagenet-1k).
+        workers: processes that decode a set that does not fit; None takes one per core, 8 at most.
+        resident_bytes: a set whose decoded images take up to this much is held in memory, a larger one is
+            streamed.
+
+    Raises:
+        UserError: if the set cannot be found or used; one line that says where and what to do.
+    """
+    name = os.fspath(name_or_path)
+    if image_size is not None and image_size < 1:
+        raise UserError(f"--image-size is a side in pixels, at least 1, got {image_size}")
+    location = locate(name)
+    label_column, image_size = label_column or location.label_column, image_size or location.image_size
+    found = _find(location, label_column, image_size, resident_bytes)
+    choice = choose(found.labels, validation, train_samples, seed)
+    if isinstance(found, Decoded):
+        ready = _resident(found, choice, augmentation)
+    else:
+        ready = _streamed(found, choice, augmentation, image_size, workers)
+    return ImageData(
+        name=name,
+        class_names=found.class_names,
+        mean=ready.transform.mean,
+        std=ready.transform.std,
+        train=ready.sources["train"],
+        validation=ready.sources.get("validation"),
+        test=ready.sources["test"],
+        image_shape=ready.shape,
+        notes=(*found.notes, *choice.notes, *ready.notes),
+    )
+
+
+def _find(location: Location, label_column: str | None, image_size: int | None, resident_bytes: int) -> Decoded | Table:
+    if location.path is not None:
+        return _read(find(location.path), label_column, image_size, resident_bytes)
+    if location.hub is not None:
+        return _read(fetch(location.hub), label_column, image_size, resident_bytes)
+    if label_column is not None or image_size not in (None, 8):
+        raise UserError("digits are 8×8 pixels and have one label: leave out --label-column and --image-size")
+    return load_digits()
+
+
+def _read(raw: Raw, label_column: str | None, image_size: int | None, resident_bytes: int) -> Decoded | Table:
+    """The set decoded, from the cache if possible; or as a table if it does not fit."""
+    key = _key(raw, label_column, image_size, resident_bytes)
+    if key is not None and (kept := cache.read(key)) is not None and _size(kept) <= resident_bytes:
+        return kept
+    table = raw.open(label_column)
+    shape = _shape(table.splits["train"], image_size)
+    if sum(map(len, table.labels.values())) * math.prod(shape) > resident_bytes:
+        return table
+    splits = {}
+    for name, split in table.splits.items():
+        splits[name] = decode_all(split.images, Geometry(shape[0], image_size), shape), split.labels
+    decoded = Decoded(table.class_names, splits, table.notes)
+    if key is not None:
+        cache.write(key, decoded)
+    return decoded
+
+
+def _key(raw: Raw, label_column: str | None, image_size: int | None, resident_bytes: int) -> str | None:
+    """The set's key in the cache; None if its files alone are too large to be held: hashing would take minutes."""
+    try:
+        files = raw.files()
+        if sum(path.stat().st_size for _, path in files) > resident_bytes:
+            return None
+        return cache.content_key(files, (label_column, image_size))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): restore or remove it") from error
+
+
+def _size(decoded: Decoded) -> int:
+    return sum(images.nbytes for images, _ in decoded.splits.values())
+
+
+def _shape(split: Split, image_size: int | None) -> Shape:
+    """(c, h, w) that the first image decides on."""
+    data, where = split.images.read([0])[0], split.images.where(0)
+    channels = count_channels(data, where)
+    _, height, width = decode(data, Geometry(channels, image_size), where).shape
+    return channels, height, width
+
+
+@dataclass(frozen=True)
+class _Ready:
+    sources: dict[str, Source]
+    transform: ImageTransform
+    shape: Shape
+    notes: tuple[str, ...] = ()
+
+
+def _resident(decoded: Decoded, choice: Choice, augmentation: Augmentation) -> _Ready:
+    parts = {}
+    for role, (split, rows) in choice.rows.items():
+        images, labels = decoded.splits[split]
+        parts[role] = images[rows], labels[rows]
+    train = parts["train"][0]
+    transform = ImageTransform(*channel_statistics(train), augmentation)
+    sources: dict[str, Source] = {
+        role: ResidentImages(torch.from_numpy(images), torch.from_numpy(labels), transform)
+        for role, (images, labels) in parts.items()
+    }
+    return _Ready(sources, transform, (train.shape[1], train.shape[2], train.shape[3]))
+
+
+def _streamed(
+    table: Table, choice: Choice, augmentation: Augmentation, image_size: int | None, workers: int | None
+) -> _Ready:
+    shape = _shape(table.splits["train"], image_size)
+    rows = choice.rows["train"][1]
+    sample = SelectedImages(table.splits["train"].images, rows[:: math.ceil(len(rows) / _STATISTICS_IMAGES)])
+    pixels = decode_all(sample, Geometry(shape[0], image_size, center=CENTER_CROP), shape)
+    transform = ImageTransform(*channel_statistics(pixels), augmentation)
+    count = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
+    sources: dict[str, Source] = {}
+    for role, (name, rows) in choice.rows.items():
+        split = table.splits[name]
+        sources[role] = StreamedImages(
+            images=split.images,
+            labels=torch.from_numpy(split.labels[rows]),
+            rows=torch.from_numpy(rows),
+            shape=shape,
+            resize=image_size is not None,
+            transform=transform,
+            workers=count,
+        )
+    estimated = f"mean and standard deviation are estimated from {len(sample)} training images"
+    return _Ready(sources, transform, shape, (estimated,))

@@ -1,0 +1,37 @@
+"""Caffe's LeNet, the paper's network for MNIST."""
+
+import torch
+from torch import nn
+
+from superconv.errors import UserError
+
+
+def lenet(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """Convolution 5×5×20, max-pool 2, convolution 5×5×50, max-pool 2, 500 units, ReLU, logits (n, num_classes).
+
+    As in Caffe's example there is no nonlinearity after the convolutions but the pools' own.
+
+    Raises:
+        UserError: Images of fewer than 16 pixels, of which the second pool would leave nothing.
+    """
+    channels, *sides = image_shape
+    if min(sides) < 16:
+        raise UserError(f"lenet needs images of 16×16 pixels or more, not {sides[0]}×{sides[1]}: take --model mlp")
+    left = [((side - 4) // 2 - 4) // 2 for side in sides]
+    network = nn.Sequential(
+        nn.Conv2d(channels, 20, 5),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(50 * left[0] * left[1], 500),
+        nn.ReLU(),
+        nn.Linear(500, num_classes),
+    )
+    with torch.no_grad():
+        for layer in network:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                fan_in = layer.weight[0].numel()
+                nn.init.uniform_(layer.weight, -((3 / fan_in) ** 0.5), (3 / fan_in) ** 0.5)  # Caffe's "xavier"
+                nn.init.zeros_(layer.bias)
+    return network

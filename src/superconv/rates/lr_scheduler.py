@@ -1,0 +1,241 @@
+"""Drop-in learning-rate schedulers for any `torch.optim` optimizer, driven by `superconv.rates.schedules`.
+
+What differs from torch's: the whole state is one integer, a schedule that has ended holds its last value, a peak is hit
+on a step, a momentum of 0 stays 0 unless asked, and of Adam's betas only the first is touched.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from superconv.rates import schedules
+from superconv.rates.schedules import Anneal, Schedule
+
+
+class ScheduledLR(LRScheduler):
+    """Sets rate and momentum of every parameter group to functions of the update.
+
+    Call `step()` after every update. The state is the number of updates made, so a checkpoint may be loaded into
+    optimizer and scheduler in any order, and a scheduler built with another length or peak simply applies it. Do not
+    nest it in torch's `SequentialLR`, which calls schedulers back to their start; use `schedules.join`.
+
+    Args:
+        optimizer: Any torch optimizer; rates that are tensors stay tensors.
+        learning_rate: A schedule, or one for each group. Under a single one, groups keep the ratio of their initial
+            rate to the first group's; so does a group that is added later.
+        momentum: A schedule of `momentum` or the first beta, or one (or none) for each group; none leaves it alone.
+        last_epoch: Index of the last update made, −1 for none (torch's name for it).
+
+    Raises:
+        ValueError: The number of schedules is not that of the groups, or a group that shall have a momentum schedule
+            has neither `momentum` nor `betas`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        learning_rate: Schedule | Sequence[Schedule],
+        momentum: Schedule | Sequence[Schedule | None] | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not a torch optimizer")
+        groups = optimizer.param_groups
+        for name, given in (("learning_rate", learning_rate), ("momentum", momentum)):
+            if isinstance(given, Sequence) and len(given) != len(groups):
+                raise ValueError(f"{name}: {len(given)} schedules for {len(groups)} parameter groups")
+        self._learning_rate, self._momentum = learning_rate, momentum
+        for i, group in enumerate(groups):
+            if _of(momentum, i) is not None and not {"momentum", "betas"} & group.keys():
+                raise ValueError(f"{type(optimizer).__name__} has neither momentum nor betas to schedule")
+            group.setdefault("initial_lr", _copied(group["lr"]))
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rate of each group for the next update, `last_epoch`."""
+        groups, t = self.optimizer.param_groups, max(self.last_epoch, 0)
+        if isinstance(self._learning_rate, Sequence):
+            rates = [schedule(t) for schedule in self._learning_rate]
+            return [*rates, *(rates[0] * self._ratio(group) for group in groups[len(rates) :])]
+        rate = self._learning_rate(t)
+        return [rate * self._ratio(group) for group in groups]
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next update, or to update `epoch`."""
+        self._step_count += 1
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._apply()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of updates made, and nothing else."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to the saved update and set rate and momentum of the optimizer to it."""
+        self.last_epoch = int(state_dict["last_epoch"])
+        self._apply()
+
+    def _apply(self) -> None:
+        groups, t = self.optimizer.param_groups, max(self.last_epoch, 0)
+        for i, (group, rate) in enumerate(zip(groups, self.get_lr(), strict=True)):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+            momentum = _of(self._momentum, i)
+            if momentum is None:
+                continue
+            if "momentum" in group:
+                group["momentum"] = momentum(t)
+            else:
+                group["betas"] = (momentum(t), *group["betas"][1:])
+        self._last_lr = [_copied(group["lr"]) for group in groups]
+
+    def _ratio(self, group: dict[str, Any]) -> float:
+        first = float(self.optimizer.param_groups[0]["initial_lr"])
+        return float(group.setdefault("initial_lr", _copied(group["lr"]))) / first if first else 1.0
+
+
+class OneCycle(ScheduledLR):
+    """The 1cycle policy: `schedules.one_cycle` for the rate, `schedules.cyclical_momentum` against it.
+
+    The rate the optimizer was made with counts only as a ratio between groups.
+
+    Args:
+        optimizer: Any torch optimizer.
+        max_lr: Rate of the peak; a list for one of each group.
+        total_steps: Updates of the whole run.
+        base_lr: Rate of update 0; max_lr / 10 if not given. Not together with a list.
+        final_lr: Rate of the last update; base_lr / 100 if not given. Not together with a list.
+        warmup: Fraction of the run that rises.
+        annihilation: Fraction of the run, at its end, that falls below base_lr.
+        anneal: Straight or half-cosine phases.
+        momentum: (at the feet, at the peak); `auto` cycles 0.95 → 0.85 → 0.95 (arXiv 1803.09820) where there is a
+            momentum and leaves 0 at 0; none leaves all as it is.
+        last_epoch: Index of the last update made, −1 for none.
+
+    Raises:
+        ValueError: The run is too short for its phases, or a value makes no sense.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int,
+        *,
+        base_lr: float | None = None,
+        final_lr: float | None = None,
+        warmup: float = 0.45,
+        annihilation: float = 0.1,
+        anneal: Anneal = "linear",
+        momentum: tuple[float, float] | Literal["auto"] | None = "auto",
+        last_epoch: int = -1,
+    ) -> None:
+        if isinstance(max_lr, Sequence) and not (base_lr is None and final_lr is None):
+            raise ValueError("with a max_lr for each group, base_lr and final_lr follow from it: leave them out")
+
+        def cycle(peak: float) -> Schedule:
+            return schedules.one_cycle(
+                total_steps,
+                peak,
+                base_lr=base_lr,
+                final_lr=final_lr,
+                warmup=warmup,
+                annihilation=annihilation,
+                anneal=anneal,
+            )
+
+        moving: list[Schedule | None] | Schedule | None = None
+        if momentum is not None:
+            high, low = (0.95, 0.85) if momentum == "auto" else momentum
+            against = schedules.cyclical_momentum(
+                total_steps,
+                max_momentum=high,
+                min_momentum=low,
+                warmup=warmup,
+                annihilation=annihilation,
+                anneal=anneal,
+            )
+            groups = optimizer.param_groups
+            moving = [against if _has_momentum(g) else None for g in groups] if momentum == "auto" else against
+        rates = [cycle(peak) for peak in max_lr] if isinstance(max_lr, Sequence) else cycle(max_lr)
+        super().__init__(optimizer, rates, moving, last_epoch)
+
+
+class CyclicalLR(ScheduledLR):
+    """Cyclical learning rates (Smith, arXiv 1506.01186): `triangular`, `triangular2` or `exp_range`.
+
+    Args:
+        optimizer: Any torch optimizer; its momentum is left alone.
+        base_lr: Lowest rate.
+        max_lr: Highest rate.
+        step_size: Updates of half a cycle.
+        mode: Whether, and how, cycles shrink.
+        gamma: Shrinking per update under `exp_range`.
+        last_epoch: Index of the last update made, −1 for none.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float,
+        max_lr: float,
+        step_size: int,
+        *,
+        mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+        gamma: float = 1.0,
+        last_epoch: int = -1,
+    ) -> None:
+        if mode == "exp_range":
+            schedule = schedules.exp_range(base_lr, max_lr, step_size, gamma=gamma)
+        elif mode in ("triangular", "triangular2"):
+            schedule = getattr(schedules, mode)(base_lr, max_lr, step_size)
+        else:
+            raise ValueError(f"mode must be triangular, triangular2 or exp_range, not {mode!r}")
+        super().__init__(optimizer, schedule, None, last_epoch)
+
+
+class RangeSweep(ScheduledLR):
+    """The rate of an LR range test; `superconv.RangeTest` also records, stops and puts everything back.
+
+    Args:
+        optimizer: Any torch optimizer; its momentum is left alone.
+        max_lr: Rate of the last update.
+        total_steps: Updates of the sweep.
+        start_lr: Rate of the first; 0 needs the linear mode.
+        mode: How the rate rises.
+        last_epoch: Index of the last update made, −1 for none.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float,
+        total_steps: int,
+        *,
+        start_lr: float = 0.0,
+        mode: Literal["linear", "exponential"] = "linear",
+        last_epoch: int = -1,
+    ) -> None:
+        if mode not in ("linear", "exponential"):
+            raise ValueError(f"mode must be linear or exponential, not {mode!r}")
+        sweep = schedules.linear_range if mode == "linear" else schedules.exponential_range
+        super().__init__(optimizer, sweep(total_steps, max_lr, start_lr=start_lr), None, last_epoch)
+
+
+def _of(momentum: Schedule | Sequence[Schedule | None] | None, group: int) -> Schedule | None:
+    if isinstance(momentum, Sequence):
+        return momentum[group] if group < len(momentum) else momentum[0]
+    return momentum
+
+
+def _has_momentum(group: dict[str, Any]) -> bool:
+    return bool(group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0])
+
+
+def _copied(lr: float | torch.Tensor) -> float | torch.Tensor:
+    return lr.clone() if isinstance(lr, torch.Tensor) else lr

@@ -1,0 +1,166 @@
+"""How a network is trained: rates, momentum, decay, batch and length, in one file a person can read."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import ConfigDict
+
+from superconv import files
+from superconv.errors import UserError
+from superconv.rates import schedules
+from superconv.rates.schedules import Schedule
+
+ScheduleName = Literal["one_cycle", "piecewise", "cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a training computes, and nothing about where it runs.
+
+    Rates are per update, fractions are of `steps`. The defaults are the preset `paper`: Smith & Topin's 1cycle policy
+    with the cyclical momentum of arXiv 1803.09820.
+    """
+
+    steps: int
+    """Length of the run in optimizer updates."""
+    batch_size: int
+    """Samples per update, over all processes and accumulated parts."""
+    max_lr: float
+    """Largest learning rate: the peak of the cycle, or the initial rate of the other schedules."""
+    schedule: ScheduleName = "one_cycle"
+    """`one_cycle`, `piecewise` (×0.1 at 5/8 and 7/8 of the run, the paper's baseline), `cosine` or `constant`."""
+    base_lr: float | None = None
+    """Rate at both feet of the cycle; max_lr / 10 if not given."""
+    final_lr: float | None = None
+    """Rate of the last update; base_lr / 100 if not given (for `cosine`: 0)."""
+    warmup: float = 0.45
+    """Fraction of the run in which the rate rises to its peak."""
+    annihilation: float = 0.1
+    """Fraction of the run, at its end, in which the rate falls below base_lr; 0 lets the cycle end at final_lr."""
+    anneal: Literal["linear", "cosine"] = "linear"
+    """Shape of the rise and the falls."""
+    momentum: float = 0.95
+    """Momentum at the feet of the cycle (first beta of Adam and its kin)."""
+    min_momentum: float | None = 0.85
+    """Momentum at the peak of the cycle; none keeps `momentum` throughout, as all other schedules do."""
+    weight_decay: float = 1e-4
+    """Weight decay per update, times the rate."""
+    optimizer: str = "SGD"
+    """Any class of torch.optim."""
+    optimizer_args: Mapping[str, Any] = field(default_factory=lambda: {"nesterov": True})
+    """Further arguments of that class."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    clip_norm: float | None = None
+    """Largest L2 norm of the whole gradient; none leaves it alone."""
+    accumulate: int = 1
+    """Parts in which the gradient of one update is computed, to save memory."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why a field has its value, field by field."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"batch_size {self.batch_size} does not divide into {self.accumulate} parts (accumulate)")
+        if not 0 < self.max_lr < float("inf"):
+            raise UserError(f"max_lr must be a positive number, not {self.max_lr}")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        try:
+            self.learning_rate(), self.momentum_schedule()
+        except ValueError as error:
+            raise UserError(f"this {self.schedule} schedule cannot be built: {error}") from error
+
+    @classmethod
+    def preset(cls, name: str, *, steps: int, batch_size: int, max_lr: float, **fields: Any) -> Self:
+        """Build a recipe from one of `PRESETS`; `fields` override it.
+
+        Raises:
+            UserError: No such preset, or values that make no schedule.
+        """
+        try:
+            preset = PRESETS[name]
+        except KeyError as error:
+            raise UserError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}") from error
+        return cls(steps=steps, batch_size=batch_size, max_lr=max_lr, **{**preset(max_lr), **fields})
+
+    def with_schedule(self, name: ScheduleName) -> Self:
+        """The same recipe under another schedule."""
+        return replace(self, schedule=name)
+
+    def learning_rate(self) -> Schedule:
+        """The learning rate as a function of the update."""
+        if self.schedule == "one_cycle":
+            return schedules.one_cycle(
+                self.steps,
+                self.max_lr,
+                base_lr=self.base_lr,
+                final_lr=self.final_lr,
+                warmup=self.warmup,
+                annihilation=self.annihilation,
+                anneal=self.anneal,
+            )
+        if self.schedule == "piecewise":
+            return schedules.piecewise_constant(self.max_lr, (round(self.steps * 5 / 8), round(self.steps * 7 / 8)))
+        if self.schedule == "cosine":
+            return schedules.cosine(self.steps, self.max_lr, final_lr=self.final_lr or 0.0)
+        return schedules.constant(self.max_lr)
+
+    def momentum_schedule(self) -> Schedule | None:
+        """Momentum as a function of the update; none if it stays as the optimizer was made with."""
+        if self.schedule != "one_cycle" or self.min_momentum in (None, self.momentum):
+            return None
+        return schedules.cyclical_momentum(
+            self.steps,
+            max_momentum=self.momentum,
+            min_momentum=self.min_momentum,
+            warmup=self.warmup,
+            annihilation=self.annihilation,
+            anneal=self.anneal,
+        )
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, fields in their order."""
+        return str(yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True, width=110))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a recipe from a YAML file.
+
+        Raises:
+            UserError: The file is unreadable, has an unknown field, or a value of the wrong kind.
+        """
+        value = files.read_yaml(path)
+        if not isinstance(value, dict):
+            raise UserError(f"{path} holds no recipe: it must be a mapping with steps, batch_size and max_lr")
+        return files.checked(cls, value, source=path)
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a dict of plain values, for JSON, YAML and hashes."""
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in asdict(recipe).items()}
+
+
+PRESETS: Mapping[str, Any] = {
+    # Smith & Topin 2018: a symmetric cycle of 90 % of the run from max/10, then down to a hundredth of that.
+    "paper": lambda max_lr: {},
+    # The triangle of the CIFAR-10 records (hlb-CIFAR10, airbench): early peak, no feet, constant momentum.
+    "record": lambda max_lr: {
+        "base_lr": 0.2 * max_lr,
+        "final_lr": 0.07 * max_lr,
+        "warmup": 0.23,
+        "annihilation": 0.0,
+        "momentum": 0.85,
+        "min_momentum": None,
+        "weight_decay": 5e-4,
+    },
+}

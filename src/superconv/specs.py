@@ -1,0 +1,165 @@
+"""What a run is, as plain values: what a command line can say, a file can hold and a hash can name."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tyro.conf import Positional
+
+from superconv.errors import UserError
+from superconv.recipe import Recipe, ScheduleName, plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask:
+    """An image classification."""
+
+    data: Positional[str]
+    """digits, mnist, fashion_mnist, cifar10, cifar100, imagenet-1k, another name on the hub, or a folder of parquet
+    files or images."""
+    model: str | None = None
+    """mlp, lenet, resnet20 (any 6n+2), resnet20-author (as in the paper's files) or package.module:callable; none
+    takes one that fits the images."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the model, such as width 2."""
+    weights: Path | None = None
+    """A .safetensors file to start from."""
+    batch_norm_size: int | None = None
+    """Images that batch norm sees together; none takes the whole batch."""
+    train_samples: int | None = None
+    """Use only so many training images, stratified; none takes all."""
+    validation: float = 0.1
+    """Share (below 1) or number of training images held out for every choice; 0 holds out none."""
+    label_column: str | None = None
+    """The column of labels, where it cannot be guessed."""
+    image_size: int | None = None
+    """Resize images to this side in pixels; none leaves them."""
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Horizontal flips of training images; `alternating` shows each image in turn as it is and flipped."""
+    shift: int = 0
+    """Shift training images at random by up to so many pixels."""
+    cutout: int = 0
+    """Side in pixels of a random square of training images that is set to the mean."""
+    split_seed: int = 0
+    """Seed of the subset and of the validation split, apart from the run's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user has settled; what is none is searched or taken from the preset."""
+
+    epochs: float | None = None
+    """Length of the training in passes over the data; none given of the three: 12 epochs, 500 updates at least."""
+    steps: int | None = None
+    """Length of the training in updates."""
+    minutes: float | None = None
+    """Length of search and training together, in minutes, by the speed seen in the sweeps."""
+    batch_size: int | None = None
+    """Samples per update; none takes about a fortieth of the data, 32 to 256."""
+    max_lr: float | None = None
+    """Peak of the cycle; none takes it from the range test."""
+    weight_decay: float | None = None
+    """Weight decay; none takes the preset's."""
+    momentum: float | None = None
+    """Momentum at the feet of the cycle; none takes the preset's."""
+    min_momentum: float | None = None
+    """Momentum at the peak; none takes the preset's."""
+    preset: str = "paper"
+    """`paper` (symmetric cycle, cyclical momentum) or `record` (early peak, constant momentum)."""
+    schedule: ScheduleName = "one_cycle"
+    """Course of the rate."""
+    optimizer: str = "SGD"
+    """Any class of torch.optim; SGD is with Nesterov momentum."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    clip_norm: float | None = None
+    """Largest L2 norm of the gradient; none leaves it alone."""
+    accumulate: int = 1
+    """Parts in which an update's gradient is computed."""
+    sweep_seeds: int = 1
+    """Networks that the range test is made with."""
+
+    def recipe(self, *, batch_size: int, steps: int, max_lr: float, reasons: dict[str, str]) -> Recipe:
+        """The recipe of these choices."""
+        given = {
+            name: value
+            for name in ("weight_decay", "momentum", "min_momentum")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.momentum is not None and self.min_momentum is None:
+            given["min_momentum"] = None  # a momentum that was asked for stays
+        args = {} if self.optimizer == "SGD" else {"optimizer_args": {}}
+        return Recipe.preset(
+            self.preset,
+            steps=steps,
+            batch_size=batch_size,
+            max_lr=max_lr,
+            **args,
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            label_smoothing=self.label_smoothing,
+            clip_norm=self.clip_norm,
+            accumulate=self.accumulate,
+            reasons=reasons,
+            **given,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Which schedules to train, for how long, from which seeds."""
+
+    schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
+    """Courses of the rate to compare."""
+    steps: tuple[int, ...] = (200, 400, 800, 1600)
+    """Lengths of the runs in updates."""
+    seeds: int = 3
+    """Runs of each schedule and length, from seeds 0, 1, …"""
+    max_lr: tuple[str, ...]
+    """Rates of each schedule, such as one_cycle=1,3 piecewise=0.1,0.35: peak of the cycle, initial rate of the others.
+    Of several, the one with the best validation score of seed 0 at the middle length is taken."""
+
+    def candidates(self) -> dict[str, tuple[float, ...]]:
+        """The rates of each schedule.
+
+        Raises:
+            UserError: A schedule has none, or what was given is no rate.
+        """
+        rates: dict[str, tuple[float, ...]] = {}
+        for words in self.max_lr:
+            name, _, values = words.partition("=")
+            try:
+                rates[name] = tuple(float(value) for value in values.split(","))
+            except ValueError as error:
+                raise UserError(f"--max-lr takes schedule=rate,rate,…, such as one_cycle=1,3, not {words!r}") from error
+        if missing := [name for name in self.schedules if name not in rates]:
+            raise UserError(f"give rates for {', '.join(missing)}: --max-lr {missing[0]}=0.1,0.3")
+        return rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run: two equal specs are the same run and are made once."""
+
+    task: ImageTask
+    recipe: Recipe
+    seed: int = 0
+    device: str = "auto"
+    plan: str | None = None
+    evaluations: int = 10
+
+    def plain(self) -> dict[str, Any]:
+        """The spec as plain values; the recipe without its reasons, which change nothing."""
+        task = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.task).items()}
+        recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons"}
+        rest = {k: getattr(self, k) for k in ("seed", "device", "plan", "evaluations")}
+        return {"task": task, "recipe": recipe, **rest}
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name the spec."""
+        text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

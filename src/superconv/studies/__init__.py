@@ -1,0 +1,1 @@
+"""Studies: which runs to make, and what they mean together."""

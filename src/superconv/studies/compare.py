@@ -1,0 +1,157 @@
+"""Schedules under equal budgets: final accuracy against the length of the run, and the speed-up of one cycle."""
+
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from superconv.errors import UserError
+from superconv.recipe import Recipe, ScheduleName
+from superconv.specs import Comparison, ImageTask, RunSpec
+from superconv.studies.intervals import mean_interval
+from superconv.studies.runner import Numbers, run_all
+
+RESAMPLES = 2000
+
+Scores = Mapping[int, Sequence[float]]  # steps → final validation score of each seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedUp:
+    """How many times shorter a one-cycle run may be than a baseline's of `baseline_steps` updates, at its accuracy."""
+
+    baseline: str
+    baseline_steps: int
+    one_cycle_steps: int | None
+    """Shortest one-cycle run whose mean final validation score reaches the baseline's; none if no run does."""
+    ratio: float | None
+    low: float | None
+    high: float | None
+    """95 % interval of the ratio under resampled seeds; none where that end is a resample that no run reaches."""
+    reason: str
+
+
+def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better: bool = True) -> list[SpeedUp]:
+    """The speed-up over a baseline at each of its lengths.
+
+    Within one long run a cycle is only good at its end, so whole runs of different lengths are compared.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+
+    def shortest(cycle: Mapping[int, float], target: float) -> int | None:
+        return next((steps for steps in sorted(cycle) if sign * cycle[steps] >= sign * target), None)
+
+    results = []
+    for steps in sorted(baseline):
+        draw = random.Random(steps)
+        reached = shortest({n: statistics.fmean(v) for n, v in one_cycle.items()}, statistics.fmean(baseline[steps]))
+        resampled = [
+            shortest(
+                {n: statistics.fmean(draw.choices(v, k=len(v))) for n, v in one_cycle.items()},
+                statistics.fmean(draw.choices(baseline[steps], k=len(baseline[steps]))),
+            )
+            for _ in range(RESAMPLES)
+        ]
+        ratios = sorted(0.0 if n is None else steps / n for n in resampled)
+        low, high = ratios[int(0.025 * len(ratios))], ratios[int(0.975 * (len(ratios) - 1))]
+        results.append(
+            SpeedUp(
+                baseline=name,
+                baseline_steps=steps,
+                one_cycle_steps=reached,
+                ratio=reached and steps / reached,
+                low=low or None,
+                high=high or None,
+                reason=_words(name, steps, reached, one_cycle),
+            )
+        )
+    return results
+
+
+def compare(
+    task: ImageTask,
+    comparison: Comparison,
+    recipe: Recipe,
+    root: Path,
+    *,
+    plan: str | None = None,
+    device: str = "auto",
+    report: Callable[[RunSpec, Numbers], None] | None = None,
+) -> dict[str, Any]:
+    """Train every schedule at every length from every seed, and say how much shorter one cycle may be.
+
+    Rates are chosen and speed-ups computed on the validation split; the test scores only stand beside.
+
+    Args:
+        task: What to train.
+        comparison: The runs.
+        recipe: Everything but schedule, length and rate; momentum cycles under `one_cycle` only.
+        root: Folder of the runs, one each; what is finished there is not made again.
+        plan: Words of the execution plan.
+        device: Where to run.
+        report: Told of each finished run.
+
+    Returns:
+        Plain values: `metric`, `schedules`, `speed_up`, `rates`, `seeds`, `machine`.
+    """
+    rate_candidates = comparison.candidates()
+    if not task.validation:
+        raise UserError("compare chooses and measures on the validation split: --validation must not be 0")
+
+    def runs(specs: Sequence[RunSpec]) -> list[Numbers]:
+        return run_all(specs, root, report=report)
+
+    def spec(schedule: ScheduleName, steps: int, seed: int, max_lr: float) -> RunSpec:
+        changed = replace(recipe, schedule=schedule, steps=steps, max_lr=max_lr)
+        return RunSpec(task=task, recipe=changed, seed=seed, plan=plan, device=device, evaluations=0)
+
+    middle = sorted(comparison.steps)[len(comparison.steps) // 2]
+    rates = {}
+    for name in comparison.schedules:
+        candidates = rate_candidates[name]
+        tried = runs([spec(name, middle, 0, rate) for rate in candidates]) if len(candidates) > 1 else [{}]
+        rates[name] = candidates[max(range(len(tried)), key=lambda i: _score(tried[i]))]
+    table: dict[str, dict[int, list[Numbers]]] = {name: {} for name in comparison.schedules}
+    for steps in sorted(comparison.steps):
+        for name in comparison.schedules:
+            seeds = range(comparison.seeds)
+            table[name][steps] = runs([spec(name, steps, seed, rates[name]) for seed in seeds])
+    scores = {name: {n: [_score(r) for r in row] for n, row in rows.items()} for name, rows in table.items()}
+    first = table[comparison.schedules[0]][min(comparison.steps)][0]
+    speed_ups = [
+        asdict(result)
+        for name in comparison.schedules
+        if name != "one_cycle" and "one_cycle" in scores
+        for result in speed_up(scores["one_cycle"], scores[name], name=name)
+    ]
+    return {
+        "name": first["name"],
+        "metric": first["metric"],
+        "schedules": {name: [_row(n, row) for n, row in rows.items()] for name, rows in table.items()},
+        "speed_up": speed_ups,
+        "rates": rates,
+        "seeds": list(range(comparison.seeds)),
+        "machine": first["machine"],
+        "plan": first["plan"],
+        "versions": first["versions"],
+    }
+
+
+def _score(numbers: Numbers) -> float:
+    """Final validation accuracy; a diverged run scores nothing."""
+    return float(numbers.get("validation_accuracy") or 0.0)
+
+
+def _row(steps: int, runs: Sequence[Numbers]) -> dict[str, Any]:
+    validation = [_score(numbers) for numbers in runs]
+    mean, low, high = mean_interval(validation)
+    row = {"steps": steps, "validation": validation, "mean": mean, "low": low, "high": high}
+    return {**row, "test": [numbers.get("test_accuracy") for numbers in runs]}
+
+
+def _words(name: str, steps: int, reached: int | None, cycle: Scores) -> str:
+    if reached is None:
+        return f"no one-cycle run of up to {max(cycle)} updates reaches {name} at {steps}"
+    return f"one cycle of {reached} updates reaches {name} at {steps}"

@@ -1,0 +1,134 @@
+"""Makes every distinct run once, and goes on where a killed one stopped."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from superconv import files
+from superconv.errors import Interrupted, UserError
+from superconv.recipe import Recipe
+from superconv.specs import RunSpec
+from superconv.training.checkpoint import NAME as CHECKPOINT
+from superconv.training.hooks import Hook
+from superconv.training.loop import Run, train
+from superconv.training.plan import ExecutionPlan, machine, versions
+from superconv.training.task import Task, image_task
+
+Numbers = dict[str, Any]
+
+
+def run(spec: RunSpec, folder: Path, **options: Any) -> Numbers:
+    """Make the run of a spec in a folder, go on with it, or only read it if it is finished there.
+
+    Args:
+        spec: What to run.
+        folder: The run's folder; one that holds another spec's run is refused.
+        options: Further arguments of `run_task`.
+
+    Returns:
+        The numbers of `run.json`.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        UserError: The folder holds another run, or the data or the model cannot be had.
+    """
+    stored = folder / "spec.json"
+    if stored.exists() and files.read_json(stored) != spec.plain():
+        raise UserError(f"{folder} holds the run of another spec (see spec.json); choose another folder")
+    if writes():
+        files.write_json(stored, spec.plain())
+    return run_task(
+        image_task(spec.task),
+        spec.recipe,
+        folder,
+        plan=stored_plan(folder) or ExecutionPlan.choose(device=spec.device, plan=spec.plan),
+        seed=spec.seed,
+        evaluations=spec.evaluations,
+        about={"spec_hash": spec.hash, "task": spec.plain()["task"]},
+        **options,
+    )
+
+
+def run_task(
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    plan: ExecutionPlan,
+    seed: int,
+    about: Mapping[str, Any],
+    hooks: Sequence[Hook] = (),
+    **options: Any,
+) -> Numbers:
+    """Train a task in a folder, or go on there, or read what is finished; write recipe, history, weights and numbers.
+
+    `about` is added to `run.json`; `options` go to `train`.
+    """
+    if (folder / "run.json").exists():
+        return dict(files.read_json(folder / "run.json"))
+    if writes():
+        files.write_text(folder / "recipe.yaml", recipe.to_yaml())
+        files.write_json(folder / "plan.json", vars(plan))
+    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=True, hooks=hooks, **options)
+    if result.stopped == "interrupted":
+        raise Interrupted(
+            f"stopped after update {result.steps} of {recipe.steps}; the run in {folder} goes on with --resume"
+        )
+    numbers = {**_numbers(result, task, plan, seed), **about}
+    if writes():
+        tensors = {name: tensor.contiguous() for name, tensor in result.model.state_dict().items()}
+        with files.whole(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
+        files.write_json(folder / "run.json", numbers)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return numbers
+
+
+def run_all(
+    specs: Sequence[RunSpec], root: Path, *, report: Callable[[RunSpec, Numbers], None] | None = None
+) -> list[Numbers]:
+    """Make all runs, each in `root/<hash>`, in this process; equal specs are made once.
+
+    Args:
+        specs: The runs, in the order of the result.
+        root: Folder of the runs; what is finished there is not made again.
+        report: Called with spec and numbers of each.
+    """
+    results = []
+    for spec in specs:
+        results.append(run(spec, root / spec.hash))
+        if report:
+            report(spec, results[-1])
+    return results
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes, of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def stored_plan(folder: Path) -> ExecutionPlan | None:
+    """The execution plan that a run in this folder began with; a resumed run keeps it."""
+    path = folder / "plan.json"
+    return files.checked(ExecutionPlan, files.read_json(path), source=path) if path.exists() else None
+
+
+def _numbers(result: Run, task: Task, plan: ExecutionPlan, seed: int) -> Numbers:
+    return {
+        "name": task.name,
+        "metric": task.metric_name if task.metric else "loss",
+        **result.scores,
+        "steps": result.steps,
+        "stopped": result.stopped,
+        "seconds": round(result.seconds, 3),
+        "images_per_second": result.images_per_second and round(result.images_per_second, 1),
+        "seed": seed,
+        "plan": vars(plan),
+        "machine": machine(plan.device),
+        "versions": versions(),
+        "samples": len(task.train),
+        **task.facts,
+    }

@@ -1,0 +1,1 @@
+"""Runs: how one training is made, stopped, resumed and undone."""

@@ -1,0 +1,61 @@
+"""The whole state of a run in one file, written whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from superconv import files
+from superconv.errors import UserError
+from superconv.training.trainer import Trainer
+
+NAME = "checkpoint.pt"
+
+
+def save(trainer: Trainer, path: Path, *, seconds: float) -> None:
+    """Write weights, all buffers, optimizers, gradient scaler and position; `seconds` is the training time so far."""
+    scaler = _scaler(trainer)
+    state = {
+        "model": trainer.model.state_dict(),
+        "buffers": dict(trainer.model.module.named_buffers()),  # state_dict leaves out the non-persistent ones
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "step": trainer.step,
+        "drawn": trainer.drawn,
+        "sums": trainer.sums,
+        "seconds": seconds,
+    }
+    with files.whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(trainer: Trainer, path: Path) -> float:
+    """Put a fresh trainer where `save` left off; the seconds spent so far come back.
+
+    Raises:
+        UserError: The file is damaged, or belongs to another model or optimizer.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        trainer.model.load_state_dict(state["model"])
+        buffers = dict(trainer.model.module.named_buffers())
+        for name, value in state["buffers"].items():
+            buffers[name].copy_(value)
+        for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        scaler = _scaler(trainer)
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+        trainer.step, trainer.drawn = state["step"], state["drawn"]
+        trainer.sums.copy_(state["sums"])
+        seconds = float(state["seconds"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from error
+    for scheduler in trainer.schedulers:
+        scheduler.load_state_dict({"last_epoch": trainer.step})
+    return seconds
+
+
+def _scaler(trainer: Trainer) -> Any:
+    return getattr(trainer.fabric.strategy.precision, "scaler", None)

@@ -1,0 +1,111 @@
+"""Where and how a run computes: device, precision, memory format, compiled or not, threads."""
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from lightning_fabric import Fabric
+
+from superconv.errors import UserError
+
+Precision = Literal["64-true", "32-true", "bf16-mixed", "16-mixed"]
+_PRECISIONS: dict[str, Precision] = {
+    "fp64": "64-true",
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionPlan:
+    """An execution plan changes how fast a run is, and its numbers only by rounding; it is never part of a recipe."""
+
+    device: str = "cpu"
+    """`cpu`, `cuda` or `cuda:i`."""
+    precision: Precision = "32-true"
+    channels_last: bool = True
+    compiled: bool = False
+    threads: int | None = None
+    """Threads of one process on the CPU; none leaves torch's choice."""
+
+    @classmethod
+    def choose(cls, *, device: str = "auto", plan: str | None = None) -> Self:
+        """The plan for a device, with the words of `plan` (such as `bf16,channels_last,eager`) on top.
+
+        Without words: fp32 and channels-last on the CPU, bf16 on a GPU that has it.
+
+        Raises:
+            UserError: The device is not there, or a word is unknown.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        _check_device(device)
+        chosen = cls(device=device)
+        if device.startswith("cuda") and torch.cuda.is_bf16_supported():
+            chosen = replace(chosen, precision="bf16-mixed")
+        for word in (plan or "").split(","):
+            chosen = replace(chosen, **_meaning(word.strip()))
+        if chosen.precision == "16-mixed" and not device.startswith("cuda"):
+            raise UserError("fp16 needs a CUDA device; on the CPU use bf16 or fp32")
+        return chosen
+
+    def fabric(self) -> Fabric:
+        """Launch Fabric for this plan: one process, or the world that torchrun made."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if world > 1 and ":" in self.device:
+            raise UserError(f"{self.device} names one GPU, but torchrun started {world} processes: use --device cuda")
+        index = self.device.partition(":")[2]
+        fabric = Fabric(
+            accelerator=self.device.partition(":")[0],
+            devices=[int(index)] if index else local,
+            num_nodes=world // local,
+            strategy="ddp" if world > 1 else "auto",
+            precision=self.precision,
+        )
+        fabric.launch()
+        if self.threads and self.device == "cpu":
+            torch.set_num_threads(self.threads)
+        return fabric
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers of a run."""
+    from superconv import __version__
+
+    return {"superconv": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def machine(device: str) -> str:
+    """The machine in a few words: the GPU's name, or processor and cores."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{os.cpu_count()} {platform.machine()} cores, {torch.get_num_threads()} threads"
+
+
+def _check_device(device: str) -> None:
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
+        raise UserError(f"there is no device {device!r}: use auto, cpu, cuda or cuda:0")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device} is not there: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
+
+
+def _meaning(word: str) -> dict[str, Any]:
+    if word in ("", "auto"):
+        return {}
+    if word in _PRECISIONS:
+        return {"precision": _PRECISIONS[word]}
+    if word in ("channels_last", "channels_first"):
+        return {"channels_last": word == "channels_last"}
+    if word in ("eager", "compiled"):
+        return {"compiled": word == "compiled"}
+    if word.startswith("threads=") and word[8:].isdecimal() and int(word[8:]):
+        return {"threads": int(word[8:])}
+    raise UserError(
+        f"a plan has no word {word!r}: use {', '.join(_PRECISIONS)}, channels_last, channels_first, eager, compiled or "
+        "threads=N"
+    )

@@ -1,0 +1,89 @@
+"""What is trained: a model, batches, a loss, a metric and an optimizer. Images are only the common case."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from superconv import data, models, optim
+from superconv.data import ImageData, Source
+from superconv.data.augment import Augmentation
+from superconv.recipe import Recipe
+from superconv.specs import ImageTask
+
+Loss = Callable[..., Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """Share of samples whose largest logit (b, k) is at the target (b,); a tensor without dimensions."""
+    return (output.argmax(-1) == target).float().mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything that a range test or a training needs to know about a problem.
+
+    A task with only a loss has `metric=None`; it is then judged by its validation loss.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    """Makes a fresh model; called with the seed of the run set."""
+    train: Source
+    validation: Source | None
+    """What every choice is made on; without it choices fall back to the training signal."""
+    test: Source | None = None
+    """Read once, at the end."""
+    loss: Loss = F.cross_entropy
+    """(output, target) → mean loss of the batch; must take `label_smoothing` where a recipe has it."""
+    metric: Metric | None = accuracy
+    """(output, target) → mean score of the batch."""
+    metric_name: str = "accuracy"
+    higher_is_better: bool = True
+    optimizer: Callable[[nn.Module, Recipe], Optimizer | Iterable[Optimizer]] = optim.make
+    """Makes the optimizer, or several that share the schedule and keep their ratio."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is stored with a run, so that its weights can be used: class names, normalisation, the model's name."""
+
+
+def load_images(spec: ImageTask) -> ImageData:
+    """Load the data set of an image task, as `superconv.data.load` does."""
+    return data.load(
+        spec.data,
+        train_samples=spec.train_samples,
+        validation=spec.validation,
+        seed=spec.split_seed,
+        augmentation=Augmentation(flip=spec.flip, shift=spec.shift, cutout=spec.cutout),
+        label_column=spec.label_column,
+        image_size=spec.image_size,
+    )
+
+
+def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
+    """Image classification, ready-made; `images` spares loading what `load_images` has loaded before."""
+    images = images or load_images(spec)
+    name = spec.model or models.default_model(images.image_shape)
+    arguments = {
+        "num_classes": len(images.class_names),
+        "image_shape": images.image_shape,
+        "batch_norm_size": spec.batch_norm_size,
+        "args": dict(spec.model_args),
+    }
+    return Task(
+        name=f"{images.name}, {name}",
+        model=partial(models.create, name, weights=spec.weights, **arguments),
+        train=images.train,
+        validation=images.validation if spec.validation else None,
+        test=images.test,
+        facts={
+            "model": {"name": name, **arguments},
+            "class_names": list(images.class_names),
+            "mean": list(images.mean),
+            "std": list(images.std),
+        },
+    )

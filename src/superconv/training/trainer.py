@@ -1,0 +1,192 @@
+"""What a run consists of while it goes: one update, one evaluation."""
+
+import random
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from superconv.data import Source
+from superconv.data.sampling import Draw, Order, in_order
+from superconv.errors import UserError
+from superconv.rates.lr_scheduler import ScheduledLR
+from superconv.recipe import Recipe
+from superconv.training.hooks import Hook, Stages
+from superconv.training.plan import ExecutionPlan
+from superconv.training.task import Task
+
+EVALUATION_BATCH = 1000
+
+
+class Trainer:
+    """A run in progress: model, optimizers, schedulers and position.
+
+    Order, augmentation and randomness are functions of the seed and the position alone, so that a checkpoint needs no
+    generator states and a resumed run is exact.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        *,
+        plan: ExecutionPlan,
+        seed: int = 0,
+        hooks: Sequence[Hook] = (),
+        stages: Stages | None = None,
+        purpose: str = "training",
+    ) -> None:
+        self.purpose = purpose
+        self.task, self.recipe, self.plan, self.seed = task, recipe, plan, seed
+        self.hooks, self.stages = hooks, stages or Stages()
+        self.fabric = plan.fabric()
+        self.device = self.fabric.device
+        torch.manual_seed(seed)
+        model = task.model()
+        if plan.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if plan.compiled:
+            model.compile()
+        made = task.optimizer(model, recipe)
+        optimizers = [made] if isinstance(made, Optimizer) else list(made)
+        self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
+        self.schedulers = [ScheduledLR(o, recipe.learning_rate(), recipe.momentum_schedule()) for o in optimizers]
+        smoothed = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
+        self.criterion = partial(task.loss, **smoothed)
+        self.step = 0  # updates that happened
+        self.drawn = 0  # batches drawn: more than `step` where fp16 had to skip an update
+        self._happened = True
+        optimizers[0].register_step_post_hook(self._note_step)
+        self.sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of this process from the present position on, `accumulate` parts an update."""
+        fabric, recipe = self.fabric, self.recipe
+        if recipe.batch_size % (fabric.world_size * recipe.accumulate):
+            raise UserError(
+                f"batch_size {recipe.batch_size} does not divide into {fabric.world_size} processes × "
+                f"{recipe.accumulate} parts; choose a multiple"
+            )
+        source = self.task.train.to(self.device)
+        order = Order(len(source), recipe.batch_size, self.seed, rank=fabric.global_rank, world=fabric.world_size)
+        draws = (part for i in count(self.drawn) for part in _parts(order.draw(i), recipe.accumulate))
+        return map(self._prepare, source.batches(draws, seed=self.seed, augment=True))
+
+    def update(self, batches: Iterator[tuple[Tensor, Tensor]]) -> bool:
+        """Make one update from the next `accumulate` batches; whether it happened (fp16 may skip one)."""
+        _seed_all(self.seed, self.drawn, self.fabric.global_rank)
+        self.model.train()
+        parts = self.recipe.accumulate
+        for part in range(parts):
+            inputs, target = next(batches)
+            with self.fabric.no_backward_sync(self.model, enabled=part < parts - 1):
+                output = self.stages.predict(self.model, inputs)
+                loss = self.stages.loss(self.criterion, output, target)
+                self.stages.backward(self.fabric, loss / parts)
+            self._measure(output.detach(), target, loss.detach())
+        self.drawn += 1
+        if self.recipe.clip_norm:
+            for optimizer in self.optimizers:
+                self.fabric.clip_gradients(
+                    self.model, optimizer, max_norm=self.recipe.clip_norm, error_if_nonfinite=False
+                )
+        self._happened = False
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self._happened:
+            self.step += 1
+            for scheduler in self.schedulers:
+                scheduler.step()
+        return self._happened
+
+    @torch.no_grad()
+    def evaluate(self, source: Source, *, samples: int | None = None) -> dict[str, float]:
+        """Loss and metric over a source, or `samples` of it evenly spaced, with the running statistics of process 0."""
+        model = self.model.module
+        if self.fabric.world_size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        model.eval()
+        source = source.to(self.device)
+        n = len(source)
+        taken = n if samples is None else min(samples, n)
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        draws = ((e, i * n // taken) for e, i in in_order(taken, EVALUATION_BATCH, rank=rank, world=world))
+        sums = torch.zeros_like(self.sums)
+        with self.fabric.autocast():
+            for inputs, target in map(self._prepare, source.batches(draws, seed=self.seed, augment=False)):
+                output = model(inputs)
+                sums += self._weighted(output, target, self.task.loss(output, target))
+        return self._means(sums)
+
+    def read(self) -> dict[str, float]:
+        """Mean training loss and metric since the last reading, over all processes; waits for the device."""
+        means = self._means(self.sums)
+        self.sums.zero_()
+        return means
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all must ask together."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.device), reduce_op="sum") > 0)
+
+    @property
+    def lr(self) -> float:
+        """Rate of the next update."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    @property
+    def momentum(self) -> float | None:
+        """Momentum, or first beta, of the next update."""
+        group = self.optimizers[0].param_groups[0]
+        value = group.get("momentum", group.get("betas", (None,))[0])
+        return None if value is None else float(value)
+
+    def _prepare(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs, target = batch
+        if self.plan.precision == "64-true" and inputs.is_floating_point():
+            inputs = inputs.double()
+            target = target.double() if target.is_floating_point() else target
+        if self.plan.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, target
+
+    def _note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # A fused optimizer is called even when fp16 overflowed, and skips inside its kernel.
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._happened = found_inf is None or not bool(found_inf)
+
+    def _weighted(self, output: Tensor, target: Tensor, loss: Tensor) -> Tensor:
+        n = len(target)
+        metric = loss if self.task.metric is None else self.task.metric(output, target)
+        return torch.stack([loss.double() * n, metric.double() * n, loss.new_tensor(n, dtype=torch.float64)])
+
+    def _measure(self, output: Tensor, target: Tensor, loss: Tensor) -> None:
+        with torch.no_grad():
+            self.sums += self._weighted(output, target, loss)
+
+    def _means(self, sums: Tensor) -> dict[str, float]:
+        loss, metric, samples = self.fabric.all_reduce(sums, reduce_op="sum").tolist()
+        means = {"loss": loss / max(samples, 1)}
+        if self.task.metric is not None:
+            means[self.task.metric_name] = metric / max(samples, 1)
+        return means
+
+
+def _parts(draw: Draw, parts: int) -> Iterator[Draw]:
+    epochs, indices = draw
+    return zip(epochs.chunk(parts), indices.chunk(parts), strict=True)
+
+
+def _seed_all(*position: int) -> None:
+    seed = hash(position) & (2**63 - 1)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed & (2**32 - 1))

@@ -1,0 +1,91 @@
+"""Two real processes (gloo), started as a user would: by torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+TRAIN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from superconv.recipe import Recipe
+from superconv.specs import ImageTask
+from superconv.training.loop import train
+from superconv.training.plan import ExecutionPlan
+from superconv.training.task import image_task
+from superconv.training.hooks import Hook
+
+class World(Hook):
+    def on_start(self, trainer):
+        print("world", trainer.fabric.world_size, flush=True)
+
+batch_norm, batch_norm_size, out = sys.argv[1] == "bn", int(sys.argv[2]) or None, Path(sys.argv[3])
+spec = ImageTask(data="digits", batch_norm_size=batch_norm_size)
+task = image_task(spec)
+if batch_norm:
+    spec = ImageTask(data="digits", model="resnet8", batch_norm_size=batch_norm_size)
+    task = image_task(spec)
+else:
+    task = replace(task, model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)))
+plan = ExecutionPlan(device="cpu", precision="64-true", channels_last=False)
+recipe = Recipe(steps=50, batch_size=32, max_lr=0.2, accumulate=int(sys.argv[4]))
+run = train(task, recipe, plan=plan, seed=3, evaluations=0, hooks=[World()])
+if int(__import__("os").environ.get("RANK", 0)) == 0:
+    save_file(run.model.state_dict(), out)
+    print("score", run.scores["test_loss"])
+"""
+
+
+def torchrun(script: Path | str, *arguments: str, processes: int = 2) -> str:
+    module = ["-m", script] if isinstance(script, str) else [str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *module, *arguments], capture_output=True, text=True, timeout=240, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "accumulate"), [("plain", 1), ("plain", 2), ("bn", 1)], ids=["plain", "accumulated", "batch-norm"]
+)
+def test_two_processes_equal_one(tmp_path, kind, accumulate):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    size = "16" if kind == "bn" else "0"
+    one = subprocess.run(
+        [sys.executable, str(script), kind, size, str(tmp_path / "one"), str(accumulate)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert one.returncode == 0, one.stderr[-3000:]
+    two = torchrun(script, kind, "0", str(tmp_path / "two"), str(accumulate))
+    assert "world 1" in one.stdout
+    assert two.count("world 2") == 2
+    single, double = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    for name, value in single.items():
+        torch.testing.assert_close(double[name], value, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_fit_under_torchrun_writes_one_run(tmp_path):
+    out = tmp_path / "run"
+    torchrun("superconv", "fit", "digits", "--steps", "60", "--out", str(out), "--device", "cpu")
+    numbers = json.loads((out / "run.json").read_text())
+    assert numbers["steps"] == 60
+    assert numbers["test_accuracy"] > 0.5
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in history] == list(range(1, 61))
+    assert (out / "report.html").exists()

@@ -1,0 +1,99 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from superconv.errors import UserError
+from superconv.recipe import Recipe, plain
+
+
+def recipe(**fields) -> Recipe:
+    return Recipe(**{"steps": 100, "batch_size": 32, "max_lr": 1.0, **fields})
+
+
+@given(
+    steps=st.integers(20, 10_000),
+    max_lr=st.floats(1e-8, 1e3),
+    decay=st.floats(0, 1),
+    schedule=st.sampled_from(["one_cycle", "piecewise", "cosine", "constant"]),
+    reasons=st.dictionaries(st.text(min_size=1), st.text()),
+)
+def test_yaml_round_trip(tmp_path_factory, steps, max_lr, decay, schedule, reasons):
+    made = recipe(steps=steps, max_lr=max_lr, weight_decay=decay, schedule=schedule, reasons=reasons)
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(made.to_yaml(), encoding="utf-8")
+    assert Recipe.load(path) == made
+
+
+def test_a_rate_that_yaml_reads_as_a_string_is_a_number(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("steps: 100\nbatch_size: 32\nmax_lr: 1e-4\nweight_decay: 1e-6\n")
+    loaded = Recipe.load(path)
+    assert loaded.max_lr == 1e-4
+    assert loaded.weight_decay == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("steps: 100\nbatch_size: 32\nmax_lr: fast\n", "max_lr"),
+        ("steps: 100\nbatch_size: 32\nmax_lr: 1\nlearning_rate: 2\n", "learning_rate"),
+        ("steps: 100\nbatch_size: 32\n", "max_lr"),
+        ("- 1\n", "mapping"),
+        ("{", "YAML"),
+        ("steps: 0\nbatch_size: 32\nmax_lr: 1\n", "steps"),
+        ("steps: 100\nbatch_size: 32\nmax_lr: -1\n", "max_lr"),
+        ("steps: 100\nbatch_size: 32\nmax_lr: 1\nschedule: zigzag\n", "schedule"),
+    ],
+)
+def test_bad_files_are_one_line_that_names_file_and_field(tmp_path: Path, text: str, says: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        Recipe.load(path)
+    assert "recipe.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_paper_preset_is_the_design_s():
+    made = Recipe.preset("paper", steps=1000, batch_size=100, max_lr=3.0)
+    lr, momentum = made.learning_rate(), made.momentum_schedule()
+    assert (lr(0), max(map(lr, range(1000))), lr(900), lr(999)) == pytest.approx((0.3, 3.0, 0.3, 0.003), rel=1e-2)
+    assert lr(450) == 3.0
+    assert momentum is not None
+    assert (momentum(0), momentum(450), momentum(999)) == (0.95, 0.85, 0.95)
+
+
+def test_record_preset_is_the_design_s():
+    made = Recipe.preset("record", steps=1000, batch_size=100, max_lr=2.0)
+    lr = made.learning_rate()
+    assert (lr(0), lr(230), lr(999)) == pytest.approx((0.4, 2.0, 0.14))
+    assert made.momentum_schedule() is None
+    assert made.momentum == 0.85
+
+
+def test_other_schedules_keep_the_momentum():
+    for name in ("piecewise", "cosine", "constant"):
+        assert recipe(schedule=name).momentum_schedule() is None
+
+
+def test_piecewise_is_the_paper_s_baseline():
+    lr = recipe(schedule="piecewise", steps=80_000, max_lr=0.35).learning_rate()
+    assert [lr(t) for t in (0, 49_999, 50_000, 69_999, 70_000, 79_999)] == pytest.approx(
+        [0.35, 0.35, 0.035, 0.035, 0.0035, 0.0035]
+    )
+
+
+def test_a_cycle_that_cannot_be_built_says_why():
+    with pytest.raises(UserError, match="one_cycle"):
+        recipe(steps=2)
+    with pytest.raises(UserError, match="preset"):
+        Recipe.preset("fast", steps=100, batch_size=1, max_lr=1.0)
+    with pytest.raises(UserError, match="parts"):
+        recipe(accumulate=5)
+
+
+def test_plain_values_only():
+    assert plain(replace(recipe(), reasons={"max_lr": "given"}))["reasons"] == {"max_lr": "given"}

@@ -1,0 +1,229 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from superconv.rates.curve import Curve, merge
+from superconv.rates.verdict import judge
+
+LIKELY = (
+    "lrRange3SS520kDropuoutFig10a",
+    "range2Res20Fig4b",
+    "range2SS80kRes56wd0",
+    "range2SS80kRes56wd1",
+    "range3Iter20kFig2b",
+    "range3Iter5kFig2b",
+)
+UNLIKELY = ("lrRange3SS520kClip2Fig12a", "lrRange3SS520kClip5Fig12b", "lrRange3SS520kClip10Fig12a")
+ALL = [*((name, "likely") for name in LIKELY), *((name, "unlikely") for name in UNLIKELY)]
+logs = pytest.mark.parametrize(("name", "verdict"), ALL)
+
+
+def curve_of(lr, values, *, seed=0, loss=False, stopped=False) -> Curve:
+    none = (None,) * len(lr)
+    values = tuple(float(v) for v in values)
+    return Curve(
+        lr=tuple(float(rate) for rate in lr),
+        step=tuple(range(len(lr))),
+        seed=(seed,) * len(lr),
+        train_loss=values if loss else none,
+        train_metric=none if loss else values,
+        validation_loss=none,
+        validation_metric=none,
+        metric="loss" if loss else "accuracy",
+        stopped=((seed, "blow-up"),) if stopped else (),
+    )
+
+
+def part(curve: Curve, rows: slice) -> Curve:
+    columns = ("lr", "step", "seed", "train_loss", "train_metric", "validation_loss", "validation_metric")
+    return replace(curve, **{name: getattr(curve, name)[rows] for name in columns})
+
+
+def bump(lr, *, rise, edge, chance=0.1, top=0.9):
+    """Accuracy that rises around one rate and falls to chance at another."""
+    return chance + (top - chance) * (1 - np.exp(-lr / rise)) / (1 + (lr / edge) ** 16)
+
+
+def noise(n, scale, seed=0):
+    return scale * np.random.default_rng(seed).standard_normal(n)
+
+
+# ---- the author's logs
+
+
+@logs
+@pytest.mark.parametrize("metric", ["test_accuracy", "train_accuracy", "train_loss"])
+def test_the_authors_range_tests(shared_logs, name, verdict, metric):
+    found = judge(Curve.from_csv(shared_logs / f"{name}.csv", metric=metric))
+    assert found.verdict == verdict, found
+    assert found.confidence >= 0.9
+    assert (found.lr_edge is None) == (verdict == "likely")
+    if verdict == "likely":
+        assert found.lr_max == pytest.approx(found.width * found.lr_min)
+        assert found.lr_max > 1.9
+        assert "no fall" in found.reason
+    else:
+        assert 0.4 < found.lr_edge < 0.8
+        assert 0.2 < found.lr_max < 0.55
+
+
+@logs
+@pytest.mark.parametrize("metric", ["test_accuracy", "train_accuracy"])
+@pytest.mark.parametrize("rows", [slice(None, None, 2), slice(None, None, 4), slice(1, None, 2)])
+def test_fewer_points_change_nothing(shared_logs, name, verdict, metric, rows):
+    assert judge(part(Curve.from_csv(shared_logs / f"{name}.csv", metric=metric), rows)).verdict == verdict
+
+
+@logs
+@pytest.mark.parametrize("share", [0.65, 0.8, 0.9])
+def test_a_sweep_cut_short_changes_nothing(shared_logs, name, verdict, share):
+    curve = Curve.from_csv(shared_logs / f"{name}.csv")
+    assert judge(part(curve, slice(round(share * len(curve.lr))))).verdict == verdict
+
+
+@logs
+def test_noise_and_scale_change_nothing(shared_logs, name, verdict):
+    lr, values = Curve.from_csv(shared_logs / f"{name}.csv").signal()
+    for seed in range(5):
+        assert judge(curve_of(lr, values + noise(len(lr), 0.04, seed))).verdict == verdict
+    plain, percent = judge(curve_of(lr, values)), judge(curve_of(lr, 100 * values))
+    assert percent.lr_max == plain.lr_max
+    assert percent.verdict == verdict
+
+
+def test_a_plateau_cut_before_any_fall_below_a_rate_of_1_is_not_called_likely(shared_logs):
+    for name in UNLIKELY:
+        lr, values = Curve.from_csv(shared_logs / f"{name}.csv").signal()
+        found = judge(curve_of(lr[lr < 0.4], values[lr < 0.4]))
+        assert (found.verdict, found.lr_edge, found.lr_max) == ("inconclusive", None, lr[lr < 0.4][-1])
+        assert "extend the sweep" in found.reason
+
+
+def test_a_slow_sweep_that_falls_at_its_end_is_unlikely(shared_logs):
+    # the author's bottleneck and ResNeXt sweeps to 0.61 and 0.7 in 50k iterations have no log: this is their shape
+    for name in ("range2SS80kRes56wd0", "range2Res20Fig4b"):
+        lr, values = Curve.from_csv(shared_logs / f"{name}.csv").signal()
+        fallen = np.where(lr > 0.5, 0.2, values)
+        for end in (0.53, 0.61, 0.7):
+            found = judge(curve_of(lr[lr < end], fallen[lr < end]))
+            assert found.verdict == "unlikely"
+            assert found.lr_edge == pytest.approx(0.5, abs=0.01)
+
+
+# ---- curves of known shape: linear and exponential, short and long
+
+
+@pytest.mark.parametrize("n", [20, 60, 300, 3000])
+@pytest.mark.parametrize("scale", [0.01, 0.05])
+def test_a_peak_is_unlikely_and_its_bounds_lie_on_it(n, scale):
+    for lr in (np.linspace(0, 1, n), np.geomspace(1e-5, 10, n)):
+        found = judge(curve_of(lr, bump(lr, rise=0.06, edge=0.5) + noise(n, scale)))
+        assert found.verdict == "unlikely"
+        assert 0.4 < found.lr_edge < 0.85
+        assert 0.05 < found.lr_min <= found.lr_max < 0.5
+        assert found.base_lr == found.lr_max / 10
+        assert found.width == pytest.approx(found.lr_edge / found.lr_min)
+
+
+@pytest.mark.parametrize("n", [30, 100, 1000])
+def test_a_plateau_over_decades_is_likely_although_it_ends(n):
+    lr = np.geomspace(1e-6, 10, n)
+    found = judge(curve_of(lr, bump(lr, rise=0.0005, edge=0.3) + noise(n, 0.02)))
+    assert found.verdict == "likely"
+    assert 0.2 < found.lr_edge < 0.6
+    assert 0.1 < found.lr_max < 0.25
+
+
+@pytest.mark.parametrize("n", [30, 100, 400])
+def test_the_loss_alone_of_a_language_model(n):
+    lr = np.geomspace(1e-6, 1, n)
+    loss = 10.8 - 4.3 / (1 + (3e-4 / lr) ** 2) + np.minimum(1e4, np.where(lr > 0.006, (lr / 0.006) ** 2, 0))
+    found = judge(curve_of(lr, loss + noise(n, 0.1), loss=True))
+    assert found.verdict == "unlikely"
+    assert 0.006 < found.lr_edge < 0.016
+    assert 0.003 < found.lr_max < 0.01
+    assert "training loss" in found.reason
+
+
+@pytest.mark.parametrize("end", [0.05, 3.0])
+def test_a_curve_that_still_rises_is_inconclusive_and_keeps_the_end_of_the_sweep(end):
+    lr = np.linspace(0, end, 100)
+    found = judge(curve_of(lr, 0.1 + 0.6 * lr / end + noise(100, 0.02)))
+    assert (found.verdict, found.lr_edge, found.lr_max) == ("inconclusive", None, end)
+    assert "extend the sweep" in found.reason
+
+
+def test_where_nothing_was_learned_there_are_no_rates():
+    lr = np.linspace(0, 3, 100)
+    flat = [curve_of(lr, 0.1 + noise(100, 0.02, s)) for s in range(10)]
+    flat += [curve_of(lr, 2.3 + noise(100, 0.05, s), loss=True) for s in range(10)]
+    flat += [curve_of(lr, np.full(100, value)) for value in (0.1, np.nan, np.inf)]
+    flat += [
+        curve_of(lr, np.where(lr > 1, np.nan, 2.3), loss=True),
+        curve_of(lr[:3], [0.1, 0.5, 0.9]),
+        curve_of([], []),
+    ]
+    for found in map(judge, flat):
+        assert (found.verdict, found.lr_min, found.lr_max, found.lr_edge, found.width, found.base_lr) == (
+            "inconclusive",
+            *(None,) * 5,
+        )
+        assert "check data and model" in found.reason
+
+
+# ---- sweeps that broke down
+
+
+def test_a_sweep_that_stopped_ends_at_its_edge():
+    lr = np.linspace(0, 1, 50)
+    values = 0.9 - 0.8 * np.exp(-lr / 0.1) + noise(50, 0.02)
+    assert judge(curve_of(lr, values)).lr_edge is None
+    found = judge(curve_of(lr, values, stopped=True))
+    assert (found.verdict, found.lr_edge, found.lr_max) == ("unlikely", 1.0, 1 / 1.5)
+
+
+@pytest.mark.parametrize(("bad", "loss"), [(np.nan, False), (np.nan, True), (np.inf, True), (1e30, True)])
+def test_a_diverged_tail_is_a_fall(bad, loss):
+    lr = np.linspace(0, 1, 80)
+    good = 2.3 * np.exp(-lr / 0.1) if loss else 0.9 - 0.8 * np.exp(-lr / 0.1)
+    found = judge(curve_of(lr, np.where(lr > 0.6, bad, good), loss=loss))
+    assert 0.6 < found.lr_edge < 0.62
+    assert found.lr_max == pytest.approx(found.lr_edge / 1.5)
+
+
+def test_the_first_loss_of_a_network_without_statistics_is_no_scale(shared_logs):
+    found = judge(Curve.from_csv(shared_logs / "lrRange3SS520kDropuoutFig10a.csv", metric="test_loss"))
+    assert found.verdict == "likely"  # its first test loss is 87.3
+    assert found.lr_min < 0.2
+
+
+# ---- seeds
+
+
+def test_a_stopped_seed_counts_as_fallen_beside_the_others():
+    lr = np.linspace(0, 3, 120)
+    values = 0.9 - 0.8 * np.exp(-lr / 0.1)
+    good = [curve_of(lr, values + noise(120, 0.03, s), seed=s) for s in range(2)]
+    assert judge(merge(good)).verdict == "likely"
+    broken = curve_of(lr[:40], values[:40], seed=9, stopped=True)
+    found = judge(merge([*good, broken]))
+    assert found.lr_edge == pytest.approx(lr[40], abs=0.1)
+    assert found.lr_max < lr[40]
+    cut = curve_of(lr[:40], values[:40], seed=9)  # ended early, but not because it broke down
+    assert judge(merge([*good, cut])).lr_edge is None
+
+
+# ---- confidence
+
+
+def test_confidence_is_seeded_and_low_where_the_verdict_hangs_on_few_points():
+    lr = np.geomspace(1e-5, 10, 100)
+    clear = curve_of(lr, bump(lr, rise=0.05, edge=0.5) + noise(100, 0.02))
+    assert judge(clear, seed=1) == judge(clear, seed=1)
+    assert judge(clear).confidence > 0.95
+    lr = lr[::3]
+    width = judge(curve_of(lr, bump(lr, rise=0.01, edge=0.8))).width
+    assert 25 < width < 40  # beside the ratio that decides
+    borderline = judge(curve_of(lr, bump(lr, rise=0.01, edge=0.8) + noise(len(lr), 0.05)))
+    assert borderline.confidence < 0.9
