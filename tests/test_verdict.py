@@ -221,7 +221,7 @@ def test_confidence_is_seeded_and_low_where_the_verdict_hangs_on_few_points():
     lr = np.geomspace(1e-5, 10, 100)
     clear = curve_of(lr, bump(lr, rise=0.05, edge=0.5) + noise(100, 0.02))
     assert judge(clear, seed=1) == judge(clear, seed=1)
-    assert judge(clear).confidence > 0.95
+    assert judge(clear).confidence > 0.9
     lr = lr[::3]
     width = judge(curve_of(lr, bump(lr, rise=0.01, edge=0.8))).width
     assert 25 < width < 40  # beside the ratio that decides

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from superconv.rates.verdict import Verdict as Verdict
     from superconv.rates.verdict import judge as judge
     from superconv.recipe import Recipe as Recipe
-    from superconv.studies.fit import Choices as Choices
+    from superconv.specs import Choices as Choices
     from superconv.studies.fit import fit as fit
     from superconv.studies.saved import load as load
     from superconv.training.loop import train as train
@@ -41,7 +41,7 @@ _HOMES = {
     "Verdict": "rates.verdict",
     "judge": "rates.verdict",
     "Recipe": "recipe",
-    "Choices": "studies.fit",
+    "Choices": "specs",
     "fit": "studies.fit",
     "load": "studies.saved",
     "train": "training.loop",

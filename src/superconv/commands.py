@@ -132,7 +132,6 @@ def judge(command: "cli.Judge") -> None:
 def compare(command: "cli.Compare") -> None:
     """`superconv compare`."""
     from superconv.recipe import Recipe
-    from superconv.report.html import write_comparison
     from superconv.studies.compare import compare as compare_task
 
     first = command.comparison
@@ -167,6 +166,8 @@ def compare(command: "cli.Compare") -> None:
     )
     result["command"] = _command_line()
     files.write_json(command.out / "compare.json", result)
+    from superconv.report.html import write_comparison
+
     page = write_comparison(result, command.out / "report.html")
     for line in result["speed_up"]:
         console.print(f"{line['reason']}: {_ratio(line)}", highlight=False)

@@ -91,7 +91,7 @@ class Choices:
         }
         if self.momentum is not None and self.min_momentum is None:
             given["min_momentum"] = None  # a momentum that was asked for stays
-        args = {} if self.optimizer == "SGD" else {"optimizer_args": {}}
+        args: dict[str, Any] = {} if self.optimizer == "SGD" else {"optimizer_args": {}}
         return Recipe.preset(
             self.preset,
             steps=steps,

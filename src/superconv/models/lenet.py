@@ -33,5 +33,5 @@ def lenet(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 fan_in = layer.weight[0].numel()
                 nn.init.uniform_(layer.weight, -((3 / fan_in) ** 0.5), (3 / fan_in) ** 0.5)  # Caffe's "xavier"
-                nn.init.zeros_(layer.bias)
+                layer.bias = nn.Parameter(torch.zeros(len(layer.weight)))
     return network

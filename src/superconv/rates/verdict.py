@@ -11,8 +11,8 @@ maximises ``sum(value - 0.7)``: a box fitted to the curve, in which a short dip 
 lasting fall ends. Its level is the median of its own points. All of this counts points of the sweep, so
 linear and exponential sweeps need no distinction. ``lr_min`` is where the running median first has 90 % of
 that level, and ``lr_max`` where it last has, but at most the edge / 1.5: a divergence takes updates to show,
-so the edge is seen late. Short cycles of small MLPs and CNNs trained up
-to that rate, and most of them broke down at the edge.
+so the edge is seen late. Short cycles of small MLPs and CNNs trained up to that rate, and most of them broke
+down at the edge.
 
 **Calibration** on the author's logs (test accuracy), ``width`` = (edge or end of the sweep) / ``lr_min``:
 

@@ -64,9 +64,7 @@ def find_recipe(
         )
         max_lr = search.verdict.lr_max
         if max_lr is None:
-            raise UserError(
-                f"no rate of the sweep trained {task.name}: {search.verdict.reason} Or give --max-lr."
-            )
+            raise UserError(f"no rate of the sweep trained {task.name}: {search.verdict.reason} Or give --max-lr.")
         reasons["max_lr"] = f"range test over {length} updates: {search.verdict.reason}"
     else:
         reasons["max_lr"] = "given"
@@ -142,7 +140,7 @@ def fit(
 
 def batch_size_for(samples: int) -> int:
     """A fortieth of the data, as a power of two from 32 to 256."""
-    return max(32, min(256, 2 ** round(log2(max(samples, 1) / 40))))
+    return 2 ** min(8, max(5, round(log2(max(samples, 1) / 40))))
 
 
 def _steps(choices: Choices, samples: int, batch_size: int) -> int:

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from superconv.training.loop import Trainer
+    from superconv.training.trainer import Trainer
 
 
 class Hook:

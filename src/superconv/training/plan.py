@@ -1,5 +1,6 @@
 """Where and how a run computes: device, precision, memory format, compiled or not, threads."""
 
+import logging
 import os
 import platform
 from dataclasses import dataclass, replace
@@ -59,6 +60,7 @@ class ExecutionPlan:
         if world > 1 and ":" in self.device:
             raise UserError(f"{self.device} names one GPU, but torchrun started {world} processes: use --device cuda")
         index = self.device.partition(":")[2]
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what the plan already says
         fabric = Fabric(
             accelerator=self.device.partition(":")[0],
             devices=[int(index)] if index else local,

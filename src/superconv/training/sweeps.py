@@ -1,12 +1,16 @@
 """The LR range test of a task: fresh networks, one for each seed, under a rising rate."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from superconv import files
+from superconv.errors import UserError
 from superconv.rates.curve import Curve, merge
 from superconv.rates.range_test import RangeTest
 from superconv.rates.snapshot import isolated_rng
@@ -105,7 +109,7 @@ class RateSearch:
         """Read what `save` wrote."""
         value = files.read_json(path)
         if not isinstance(value, dict) or not {"curve", "verdict"} <= value.keys():
-            raise files.UserError(f"{path} holds no range test: curve or verdict is missing")
+            raise UserError(f"{path} holds no range test: curve or verdict is missing")
         exploration = value.get("exploration")
         return cls(
             exploration=None if exploration is None else Curve.from_dict(exploration),
@@ -155,10 +159,11 @@ def _sweep(
     metric = None if task.metric is None else task.metric_name
 
     def evaluate() -> tuple[float, float | None]:
+        assert task.validation is not None
         scores = trainer.evaluate(task.validation, samples=validation_samples)
         return scores["loss"], scores[metric] if metric else None
 
-    def calibration():
+    def calibration() -> Iterator[Tensor]:
         return (inputs for inputs, _ in islice(trainer.batches(), recalibrate_batch_norm))
 
     with RangeTest(
@@ -173,6 +178,7 @@ def _sweep(
         higher_is_better=task.higher_is_better,
         evaluate=evaluate if evaluate_every and task.validation is not None else None,
         evaluate_every=evaluate_every,
+        recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
     ) as test:
         batches = trainer.batches()
         for _ in test.iterate(range(recipe.steps)):

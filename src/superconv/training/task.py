@@ -68,7 +68,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
     """Image classification, ready-made; `images` spares loading what `load_images` has loaded before."""
     images = images or load_images(spec)
     name = spec.model or models.default_model(images.image_shape)
-    arguments = {
+    arguments: dict[str, Any] = {
         "num_classes": len(images.class_names),
         "image_shape": images.image_shape,
         "batch_norm_size": spec.batch_norm_size,
@@ -78,7 +78,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
         name=f"{images.name}, {name}",
         model=partial(models.create, name, weights=spec.weights, **arguments),
         train=images.train,
-        validation=images.validation if spec.validation else None,
+        validation=images.validation,
         test=images.test,
         facts={
             "model": {"name": name, **arguments},

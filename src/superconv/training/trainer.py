@@ -135,7 +135,7 @@ class Trainer:
         """Whether the flag is set in any process; all must ask together."""
         if self.fabric.world_size == 1:
             return flag
-        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.device), reduce_op="sum") > 0)
+        return bool(self._summed(torch.tensor(float(flag), device=self.device)) > 0)
 
     @property
     def lr(self) -> float:
@@ -172,8 +172,13 @@ class Trainer:
         with torch.no_grad():
             self.sums += self._weighted(output, target, loss)
 
+    def _summed(self, values: Tensor) -> Tensor:
+        total = self.fabric.all_reduce(values, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
     def _means(self, sums: Tensor) -> dict[str, float]:
-        loss, metric, samples = self.fabric.all_reduce(sums, reduce_op="sum").tolist()
+        loss, metric, samples = self._summed(sums).tolist()
         means = {"loss": loss / max(samples, 1)}
         if self.task.metric is not None:
             means[self.task.metric_name] = metric / max(samples, 1)

@@ -1,0 +1,1 @@
+"""How other frameworks and loggers come in."""

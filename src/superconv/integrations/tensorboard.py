@@ -1,0 +1,46 @@
+"""The history of a run in TensorBoard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from superconv.errors import UserError
+from superconv.training.hooks import Hook
+from superconv.training.trainer import Trainer
+
+
+class TensorBoardLogger(Hook):
+    """Writes every number of every row as a scalar against the update; process 0 only.
+
+    Args:
+        folder: Where the event files go.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils import tensorboard
+        except ImportError as error:
+            raise UserError("TensorBoard is missing: pip install 'superconv[tensorboard]'") from error
+        self._tensorboard, self._folder = tensorboard, str(folder)
+        self._writer: Any = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Open the event file; nothing is logged of sweeps."""
+        if trainer.fabric.is_global_zero and trainer.purpose == "training":
+            self._writer = self._tensorboard.SummaryWriter(self._folder)
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
+        """Write one row."""
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self._writer.add_scalar(name.replace("_", "/", 1), value, trainer.step)
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
