@@ -43,7 +43,9 @@ def test_nobody_imports_from_above(path: Path):
         assert FLOORS.get(other, 1) <= own, f"{inside} (floor {own}) imports {module}"
 
 
-@pytest.mark.parametrize("module", ["superconv", "superconv.rates.verdict", "superconv.cli", "superconv.rates.schedules"])
+@pytest.mark.parametrize(
+    "module", ["superconv", "superconv.rates.verdict", "superconv.cli", "superconv.rates.schedules"]
+)
 def test_what_needs_no_torch_does_not_import_it(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +32,9 @@ def recipe(**fields) -> Recipe:
 
 def noisy_model() -> nn.Module:
     """Batch norm and dropout: both would betray a wrong random state or buffer."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_caller_s_random_state_is_left_alone(task):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    train(task, recipe(steps=10), plan=CPU)
+    train(task, recipe(steps=20), plan=CPU)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -159,8 +160,8 @@ def test_stages_can_be_replaced(task):
         seen.append(len(inputs))
         return model(inputs)
 
-    train(task, recipe(steps=10), plan=CPU, stages=Stages(predict=predict))
-    assert seen == [32] * 10
+    train(task, recipe(steps=20), plan=CPU, stages=Stages(predict=predict))
+    assert seen == [32] * 20
 
 
 def test_hooks_see_every_update_and_every_row(task, tmp_path):
@@ -182,8 +183,8 @@ def test_hooks_see_every_update_and_every_row(task, tmp_path):
     assert (count.updates, count.ends) == (60, 1)
     assert count.rows == [row["step"] for row in history] == list(range(1, 61))
     assert [row["step"] for row in history if "validation_accuracy" in row] == [15, 30, 45, 60]
-    assert history[26]["lr"] == 0.1
-    assert history[26]["momentum"] == 0.85
+    assert history[27]["lr"] == 0.1
+    assert history[27]["momentum"] == 0.85
 
 
 def test_a_regression_with_only_a_loss(tmp_path):

@@ -31,7 +31,7 @@ class GhostBatchNorm(_BatchNorm):
         """Normalise (n, channels, …)."""
         if not self.training or len(input) <= self.batch_norm_size:
             return super().forward(input)
-        first, *others = input.split(self.batch_norm_size)
+        first, *others = torch.split(input, self.batch_norm_size)
         chunks = [super().forward(first)]
         chunks += [F.batch_norm(c, None, None, self.weight, self.bias, training=True, eps=self.eps) for c in others]
         return torch.cat(chunks)

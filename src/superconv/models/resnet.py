@@ -79,13 +79,21 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.author:
-            shortcut = F.avg_pool2d(x, 3, 2, ceil_mode=True) if self.stride == 2 else x
+            shortcut = _averaged(x) if self.stride == 2 else x
             return self._widened(F.relu(self.residual(x) + shortcut))
         shortcut = self._widened(x[:, :, ::2, ::2] if self.stride == 2 else x)
         return F.relu(self.residual(x) + shortcut)
 
     def _widened(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, 0, 0, 0, 0, self.added)) if self.added else x
+
+
+def _averaged(x: Tensor) -> Tensor:
+    """Caffe's 3×3 average pool of stride 2: the last window is cut at the border and divided by its real size."""
+    odd_height, odd_width = x.shape[2] % 2, x.shape[3] % 2
+    if odd_height or odd_width:  # the author has even sides only; the convolution beside rounds odd ones up
+        x = F.pad(x, (0, odd_width, 0, odd_height), mode="replicate")
+    return F.avg_pool2d(x, 3, 2, ceil_mode=True)
 
 
 def _conv_norm(channels: int, wide: int, stride: int, bias: bool, dropout: float) -> list[nn.Module]:

@@ -1,148 +1,249 @@
-"""Everything that a few updates change, taken and put back bit for bit."""
+"""Everything that training changes, taken down and put back bit for bit, in place.
 
+In place, because others hold references: a scheduler holds the parameter groups, DistributedDataParallel its gradients'
+memory, a captured graph every address. So each object reachable from the models, optimizers and the scaler is noted
+once, with its contents: tensors their values, dictionaries and lists which objects they hold. Putting back is then one
+loop, in any order.
+"""
+
+import copy
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+
+Undo = Callable[[], object]
 
 
 class Snapshot:
-    """A copy of the state of modules, optimizers, a gradient scaler, loaders and all random generators.
+    """The state of a training; `restore` puts it back, as often as wanted.
 
-    `restore` works in place, so that whoever holds a parameter, a buffer or a momentum tensor still holds the right one,
-    and what did not exist is gone again. Copies stay on the device of the original.
+    Taken down are
+
+    - of every submodule: parameters, buffers (non-persistent ones and None too), gradients, `requires_grad`, the
+      train/eval flag, and the extra state of those that define `get_extra_state`,
+    - of every optimizer: all of its attributes, so the state, the groups with their hyper-parameters, the hooks, and
+      parameters that no module holds,
+    - all attributes of the gradient scaler, also halfway through an update,
+    - the generators of loaders, of their samplers and data sets (torch, NumPy or Python ones kept as attributes),
+    - the default generators of torch (CPU and every CUDA device), NumPy and Python.
+
+    Not taken down are plain Python attributes of modules, samplers and data sets, such as counters.
 
     Args:
-        modules: Parameters with their gradients, all buffers (non-persistent ones too) and train/eval flags.
-        optimizers: Their state and groups, and the parameters in them that belong to no module.
-        scaler: A `torch.amp.GradScaler`, or none.
+        modules: Models, and losses that hold parameters.
+        optimizers: Any `torch.optim.Optimizer`.
+        scaler: A `torch.amp.GradScaler`.
+        loaders: Data loaders, or any iterable with `sampler`, `batch_sampler` or `dataset`.
+
+    Copies are made on the device of the original: as much memory as parameters, gradients and optimizer state take.
+
+    Raises:
+        ValueError: A lazy module has not seen its first batch, so that there is nothing to put back yet.
     """
 
     def __init__(
-        self, modules: Iterable[nn.Module], optimizers: Sequence[Optimizer] = (), scaler: Any = None
+        self,
+        modules: Iterable[nn.Module] = (),
+        optimizers: Iterable[Optimizer] = (),
+        scaler: torch.amp.GradScaler | None = None,
+        loaders: Iterable[object] = (),
     ) -> None:
-        submodules = {id(m): m for root in modules for m in root.modules()}.values()
-        owned = [p for m in submodules for p in m._parameters.values() if p is not None]
-        others = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-        parameters = list({id(p): p for p in [*owned, *others]}.values())
-        self._parameters = [(p, _copy(p), None if p.grad is None else (p.grad, _copy(p.grad))) for p in parameters]
-        self._requires_grad = [(p, p.requires_grad) for p in parameters]
-        self._modules = [
-            (m, m.training, {k: (b, None if b is None else _copy(b)) for k, b in m._buffers.items()})
-            for m in submodules
-        ]
-        self._optimizers = [_OptimizerSnapshot(optimizer) for optimizer in optimizers]
-        self._scaler, self._scaler_state = scaler, None if scaler is None else _scaler_state(scaler)
-        self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
-        self._rng = rng_state()
+        self._noted: dict[int, tuple[object, Undo]] = {}  # by id; the object itself keeps the id from being reused
+        for module in modules:
+            for part in module.modules():
+                self._note_module(part)
+        for holder in (*optimizers, *([scaler] if scaler is not None else [])):
+            self._note(vars(holder))
+        for loader in loaders:
+            self.add_loader(loader)
+        self._restore_rng = _take_rng()
 
-    def add_loader(self, loader: object) -> None:
-        """Also keep the state of the generators of a loader and its samplers, from now on."""
-        samplers = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
-        inner = getattr(samplers[2], "sampler", None)
-        for holder in (*samplers, inner):
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator):
-                self._generators.setdefault(id(generator), (generator, generator.get_state()))
-
-    @torch.no_grad()
     def restore(self) -> None:
         """Put everything back."""
-        for parameter, value, gradient in self._parameters:
-            parameter.copy_(value)
-            if gradient is not None:
-                gradient[0].copy_(gradient[1])
-            parameter.grad = None if gradient is None else gradient[0]
-        for parameter, flag in self._requires_grad:
-            parameter.requires_grad_(flag)
-        for module, training, buffers in self._modules:
+        with torch.no_grad():
+            for _, undo in self._noted.values():
+                undo()
+        self._restore_rng()
+
+    def add_loader(self, loader: object) -> None:
+        """Note the generators of a loader as they are now, unless they are noted already."""
+        waiting, seen = [loader], set()
+        while waiting:
+            part = waiting.pop()
+            if part is None or id(part) in seen:
+                continue
+            seen.add(id(part))
+            for value in getattr(part, "__dict__", {}).values():
+                if isinstance(value, torch.Generator | np.random.Generator | random.Random):
+                    self._note(value)
+            waiting += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+
+    def _note_module(self, module: nn.Module, *, parameters: bool = True) -> None:
+        if parameters:
+            self._note(module._parameters)
+        self._note(module._buffers)
+        self._note(module._non_persistent_buffers_set)
+        training, extra = module.training, None
+        has_extra = type(module).get_extra_state is not nn.Module.get_extra_state
+        if has_extra:
+            extra = copy.deepcopy(module.get_extra_state())
+
+        def undo() -> None:
             module.training = training
-            module._buffers.clear()
-            for name, (buffer, value) in buffers.items():
-                module._buffers[name] = buffer if buffer is None or value is None else buffer.copy_(value)
-        for optimizer in self._optimizers:
-            optimizer.restore()
-        if self._scaler is not None:
-            self._scaler.__dict__.update(_scaler_state(self._scaler_state))
-        for generator, state in self._generators.values():
-            generator.set_state(state)
-        set_rng_state(self._rng)
+            if has_extra:
+                module.set_extra_state(copy.deepcopy(extra))
 
+        self._noted[id(module)] = (module, undo)
 
-class _OptimizerSnapshot:
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
-        self.state = {p: {k: (v, _copied(v)) for k, v in entry.items()} for p, entry in optimizer.state.items()}
-        self.groups = [{k: (v, _copied(v)) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        self.lists = [(group, list(group["params"])) for group in optimizer.param_groups]
-
-    def restore(self) -> None:
-        optimizer = self.optimizer
-        optimizer.state.clear()
-        for parameter, entry in self.state.items():
-            optimizer.state[parameter] = {k: _put_back(v, copy) for k, (v, copy) in entry.items()}
-        optimizer.param_groups[:] = [group for group, _ in self.lists]
-        for (group, parameters), values in zip(self.lists, self.groups, strict=True):
-            group.clear()
-            group["params"] = parameters
-            group.update({k: _put_back(v, copy) for k, (v, copy) in values.items()})
-
-
-def rng_state() -> tuple[Any, ...]:
-    """States of the generators of torch (all CUDA devices in use included), NumPy and Python."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
-
-
-def set_rng_state(state: tuple[Any, ...]) -> None:
-    """Put back what `rng_state` gave."""
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state_all(state[1])
-    np.random.set_state(state[2])
-    random.setstate(state[3])
+    def _note(self, root: object) -> None:
+        waiting = [root]
+        while waiting:
+            value = waiting.pop()
+            if id(value) in self._noted:
+                continue
+            undo: Undo | None = None
+            if isinstance(value, Tensor):
+                undo = _take_tensor(value)
+                waiting.append(value.grad if value.is_leaf else None)
+            elif isinstance(value, dict):
+                undo = _take_dict(value)
+                waiting += value.values()
+            elif isinstance(value, list | deque):
+                undo = _take_list(value)
+                waiting += value
+            elif isinstance(value, tuple):
+                waiting += value
+            elif isinstance(value, Optimizer):  # one that wraps another, such as SAM or Lookahead
+                waiting.append(vars(value))
+            else:
+                undo = _take_other(value)
+            if undo is not None:
+                self._noted[id(value)] = (value, undo)
 
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """What happens inside leaves the random generators as they were."""
-    state = rng_state()
+    """Put the default generators of torch (CPU and every CUDA device), NumPy and Python back at the end of a block."""
+    restore = _take_rng()
     try:
         yield
     finally:
-        set_rng_state(state)
+        restore()
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.preserve_format)
+@contextmanager
+def probing(model: nn.Module, *, loaders: Iterable[object] = ()) -> Iterator[None]:
+    """For a look at a model in between: puts back all that forward passes change.
+
+    That is buffers, train/eval flags, the generators of the loaders and the default ones. Parameters and gradients are
+    not copied: the block is expected to leave them alone.
+    """
+    snapshot = Snapshot(loaders=loaders)
+    for part in model.modules():
+        snapshot._note_module(part, parameters=False)
+    try:
+        yield
+    finally:
+        snapshot.restore()
 
 
-def _copied(value: Any) -> Any:
-    """A copy of a tensor, or of the containers an optimizer keeps (LBFGS: lists of tensors); others are immutable."""
-    if isinstance(value, Tensor):
-        return _copy(value)
-    if isinstance(value, list):
-        return [_copied(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    return value
+def _take_rng() -> Undo:
+    cpu, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    seed = torch.initial_seed()
+    cuda = torch.cuda.get_rng_state_all() if _cuda_is_initialized() else None
+
+    def undo() -> None:
+        torch.set_rng_state(cpu)
+        np.random.set_state(numpy)
+        random.setstate(python)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        elif _cuda_is_initialized():  # since then: it would have begun with the seed of the CPU's generator
+            torch.cuda.manual_seed_all(seed)
+
+    return undo
 
 
-def _put_back(value: Any, copy: Any) -> Any:
-    return value.copy_(copy) if isinstance(value, Tensor) else _copied(copy)
+def _cuda_is_initialized() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _scaler_state(scaler: Any) -> dict[str, Any]:
-    """All attributes of a gradient scaler; `state_dict` would wait for the device, and forgets that it was unused."""
-    attributes = scaler if isinstance(scaler, dict) else vars(scaler)
-    per_optimizer = "_per_optimizer_states"
-    state = {k: _copied(v) for k, v in attributes.items() if k != per_optimizer}
-    if per_optimizer in attributes:
-        states = attributes[per_optimizer]
-        state[per_optimizer] = type(states)(states.default_factory, {k: _copied(v) for k, v in states.items()})
-    return state
+def _take_tensor(tensor: Tensor) -> Undo:
+    if is_lazy(tensor):
+        raise ValueError("the model has lazy layers without a shape: run one batch through it first")
+    data = tensor.detach()  # the memory of now, whatever `tensor.data` is made to be later
+    memory = _distinct(data)
+    values, leaf, requires_grad = memory.clone(), tensor.is_leaf, tensor.requires_grad
+    grad = tensor.grad if leaf else None
+
+    def undo() -> None:
+        memory.copy_(values)
+        if leaf:
+            if not tensor.is_leaf:
+                tensor.detach_()
+            tensor.grad = None
+            tensor.data = data
+            tensor.requires_grad_(requires_grad)
+            tensor.grad = grad
+
+    return undo
+
+
+def _distinct(tensor: Tensor) -> Tensor:
+    """An expanded tensor without its repetitions, which cannot be written to."""
+    if tensor.layout is torch.strided:
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if size > 1 and stride == 0:
+                tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
+def _take_dict(holder: dict[Any, Any]) -> Undo:
+    items = list(holder.items())
+
+    def undo() -> None:
+        now = list(holder.items())
+        if len(now) != len(items) or any(a is not c or b is not d for (a, b), (c, d) in zip(now, items, strict=True)):
+            holder.clear()
+            holder.update(items)
+
+    return undo
+
+
+def _take_list(holder: list[Any] | deque[Any]) -> Undo:
+    items = list(holder)
+
+    def undo() -> None:
+        holder.clear()
+        holder.extend(items)
+
+    return undo
+
+
+def _take_other(value: object) -> Undo | None:
+    """For generators and mutable values; None for what does not change, or cannot be told (functions, handles)."""
+    match value:
+        case torch.Generator():
+            state = value.get_state()
+            return lambda: value.set_state(state)
+        case random.Random():
+            python = value.getstate()
+            return lambda: value.setstate(python)
+        case np.random.Generator():
+            numpy = copy.deepcopy(value.bit_generator.state)
+            return lambda: setattr(value.bit_generator, "state", numpy)
+        case np.ndarray():
+            array = value.copy()
+            return lambda: np.copyto(value, array)
+        case set():
+            members = set(value)
+            return lambda: value.symmetric_difference_update(value ^ members)
+    return None

@@ -50,7 +50,7 @@ def find_recipe(
     search = None
     max_lr = choices.max_lr
     if max_lr is None:
-        trial = choices.recipe(batch_size=batch_size, steps=max(steps, 10), max_lr=1.0, reasons={})
+        trial = choices.recipe(batch_size=batch_size, steps=max(steps, 20), max_lr=1.0, reasons={})
         length = max(100, min(300, steps // 10))
         search = search_rates(
             task,
@@ -71,7 +71,7 @@ def find_recipe(
     if choices.minutes is not None:
         pace = _seconds_per_update(task, choices, batch_size, search, began, plan)
         left = choices.minutes * 60 - (time.perf_counter() - began)
-        steps = plan.fabric().broadcast(max(10, int(left / pace)))
+        steps = plan.fabric().broadcast(max(20, int(left / pace)))
         reasons["steps"] = f"what fits into {choices.minutes:g} minutes, the search included"
     else:
         reasons["steps"] = f"{steps * batch_size / samples:.3g} epochs of {samples} samples"
@@ -140,7 +140,7 @@ def fit(
 
 def batch_size_for(samples: int) -> int:
     """A fortieth of the data, as a power of two from 32 to 256."""
-    return 2 ** min(8, max(5, round(log2(max(samples, 1) / 40))))
+    return 1 << min(8, max(5, round(log2(max(samples, 1) / 40))))
 
 
 def _steps(choices: Choices, samples: int, batch_size: int) -> int:

@@ -81,7 +81,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
         validation=images.validation,
         test=images.test,
         facts={
-            "model": {"name": name, **arguments},
+            "model": {"name": name, **arguments, "image_shape": list(images.image_shape)},
             "class_names": list(images.class_names),
             "mean": list(images.mean),
             "std": list(images.std),

@@ -1,0 +1,168 @@
+"""The commands as a user types them: what they print and write, and how they refuse."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import superconv
+from superconv import cli
+from superconv.data.digits import load_digits
+from superconv.history import read
+from superconv.recipe import Recipe
+
+CPU = ["--device", "cpu"]
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert run("fit", "digits", "--steps", 150, "--out", out, *CPU) == 0
+    return out
+
+
+def test_fit_writes_what_the_architecture_promises(fitted):
+    numbers = json.loads((fitted / "run.json").read_text())
+    assert numbers["test_accuracy"] > 0.9
+    assert numbers["steps"] == 150
+    assert numbers["seconds"] > 0
+    assert numbers["search_seconds"] > 0
+    assert numbers["images_per_second"] > 0
+    assert numbers["seed"] == 0
+    assert numbers["versions"]["torch"] == torch.__version__
+    assert numbers["plan"]["device"] == "cpu"
+    names = ("spec.json", "recipe.yaml", "range_test.json", "history.jsonl", "model.safetensors", "report.html")
+    assert all((fitted / name).stat().st_size for name in names)
+    assert list((fitted / "figures").glob("*.png"))
+    recipe = Recipe.load(fitted / "recipe.yaml")
+    assert recipe.steps == 150
+    assert {"max_lr", "batch_size", "steps", "weight_decay"} <= recipe.reasons.keys()
+    search = json.loads((fitted / "range_test.json").read_text())
+    assert recipe.max_lr <= max(search["curve"]["lr"])
+    assert len(search["curve"]["lr"]) >= 10
+    assert read(fitted / "history.jsonl")[-1]["step"] == 150
+
+
+def test_fit_again_needs_a_word(fitted, capsys):
+    assert run("fit", "digits", "--steps", 150, "--out", fitted, *CPU) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run("fit", "digits", "--steps", 999, "--out", fitted, "--resume", *CPU) == 2
+    assert "steps was 150, is 999" in capsys.readouterr().err
+    before = (fitted / "run.json").read_bytes()
+    assert run("fit", "digits", "--steps", 150, "--out", fitted, "--resume", *CPU) == 0
+    assert (fitted / "run.json").read_bytes() == before
+
+
+def test_what_is_given_is_not_searched(tmp_path):
+    options = ["--max-lr", 0.2, "--weight-decay", 1e-3, "--batch-size", 64, "--steps", 40]
+    assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0
+    recipe = Recipe.load(tmp_path / "run" / "recipe.yaml")
+    assert (recipe.max_lr, recipe.weight_decay, recipe.batch_size, recipe.steps) == (0.2, 1e-3, 64, 40)
+    assert not (tmp_path / "run" / "range_test.json").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_refit_trains_on_the_validation_split_too(tmp_path):
+    assert run("fit", "digits", "--max-lr", 0.2, "--steps", 30, "--refit", "--out", tmp_path / "run", *CPU) == 0
+    numbers = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert numbers["samples"] == 1797 - 360
+    assert "validation_accuracy" not in numbers
+
+
+def test_minutes_are_kept(tmp_path):
+    options = ["--minutes", 0.05, "--max-lr", 0.2, "--out", tmp_path / "run"]
+    assert run("fit", "digits", *options, *CPU) == 0
+    assert "minutes" in Recipe.load(tmp_path / "run" / "recipe.yaml").reasons["steps"]
+
+
+def test_train_by_a_recipe_repeats_a_fit(fitted, tmp_path):
+    out = tmp_path / "again"
+    assert run("train", "digits", "--recipe", fitted / "recipe.yaml", "--out", out, *CPU) == 0
+    assert (out / "model.safetensors").read_bytes() == (fitted / "model.safetensors").read_bytes()
+    assert "superconv train" in json.loads((out / "run.json").read_text())["command"]
+
+
+def test_range_test_writes_a_curve_that_judge_reads(tmp_path, capsys):
+    assert run("range-test", "digits", "--max-lr", 1, "--steps", 60, "--seeds", 2, "--out", tmp_path, *CPU) == 0
+    capsys.readouterr()
+    assert run("judge", tmp_path / "range_test.json", "--json") == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert {"verdict", "lr_min", "lr_max", "lr_edge", "confidence", "reason"} <= verdict.keys()
+    assert (tmp_path / "range_test.png").stat().st_size > 1000
+
+
+def test_report_and_comparison_of_runs(fitted, tmp_path):
+    again = tmp_path / "copy"
+    shutil.copytree(fitted, again)
+    assert run("report", fitted, again, "--out", tmp_path / "page.html") == 0
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_predict_and_load(fitted, tmp_path, capsys):
+    images, labels = (part[:40] for part in load_digits().splits["test"])
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image[0]).save(paths[-1])
+    saved = superconv.load(fitted)
+    right = sum(saved.predict(path).label == str(label) for path, label in zip(paths, labels, strict=True))
+    assert right >= 35
+    assert run("predict", fitted, paths[0], "--json") == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["probabilities"][line["label"]] == pytest.approx(line["probability"])
+    assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    (tmp_path / "text.png").write_text("no image")
+    assert run("predict", fitted, tmp_path / "text.png") == 2
+    assert "text.png is no image" in capsys.readouterr().err
+
+
+def test_doctor(capsys):
+    assert run("doctor") == 0
+    assert torch.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "no_such_data"], "no_such_data"),
+        (["fit", "digits", "--model", "resnet21"], "20 and 26"),
+        (["fit", "digits", "--epochs", "3", "--steps", "5"], "epochs and steps"),
+        (["fit", "digits", "--device", "tpu"], "tpu"),
+        (["fit", "digits", "--plan", "fp8"], "fp8"),
+        (["fit", "digits", "--optimizer", "Adamski"], "Adamski"),
+        (["fit", "digits", "--preset", "fast"], "paper, record"),
+        (["fit", "digits", "--resume"], "--out"),
+        (["train", "digits", "--recipe", "absent.yaml"], "absent.yaml"),
+        (["judge", "absent.csv"], "absent.csv"),
+        (["report", "."], "run"),
+        (["predict", ".", "x.png"], "no finished run"),
+        (["compare", "digits", "--max-lr", "cosine=1"], "one_cycle"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_exit_status_2(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("superconv: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    "command", ["", "fit", "range-test", "train", "compare", "judge", "report", "predict", "doctor"]
+)
+def test_help_shows_units_and_defaults(command):
+    asked = [sys.executable, "-m", "superconv", *([command] if command else []), "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert "usage: superconv" in done.stdout
+    if command in ("fit", "compare"):
+        assert "Samples per update" in done.stdout
+        assert "default:" in done.stdout

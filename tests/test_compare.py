@@ -1,0 +1,107 @@
+"""The speed-up's arithmetic, the intervals, and a comparison of real runs."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from superconv.errors import UserError
+from superconv.recipe import Recipe
+from superconv.specs import Comparison, ImageTask, RunSpec
+from superconv.studies.compare import compare, speed_up
+from superconv.studies.intervals import mean_interval
+from superconv.studies.runner import run, run_all
+
+RECIPE = Recipe(steps=40, batch_size=32, max_lr=0.1, momentum=0.9, min_momentum=None)
+DIGITS = ImageTask(data="digits")
+
+
+def test_the_interval_is_student_s():
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    assert (mean, low, high) == pytest.approx((2.0, 2.0 - 4.303 / 3**0.5, 2.0 + 4.303 / 3**0.5), rel=1e-4)
+    assert mean_interval([5.0]) == (5.0, None, None)
+    mean, low, high = mean_interval([0.0, 1.0] * 50)
+    assert high - mean == pytest.approx(1.96 * 0.50252 / 10, rel=1e-3)
+
+
+def test_the_speed_up_is_the_shortest_cycle_that_reaches_the_baseline():
+    cycle = {100: [0.50, 0.52], 200: [0.70, 0.71], 400: [0.80, 0.81]}
+    baseline = {100: [0.40, 0.41], 400: [0.69, 0.70], 800: [0.95, 0.96]}
+    first, second, third = speed_up(cycle, baseline, name="piecewise")
+    assert (first.one_cycle_steps, first.ratio, first.low, first.high) == (100, 1.0, 1.0, 1.0)
+    assert (second.one_cycle_steps, second.ratio) == (200, 2.0)
+    assert (third.one_cycle_steps, third.ratio, third.low) == (None, None, None)
+    assert "no one-cycle run" in third.reason
+
+
+def test_the_interval_of_the_speed_up_shows_where_seeds_disagree():
+    cycle = {100: [0.60, 0.80, 0.70], 200: [0.9, 0.9, 0.9]}
+    (only,) = speed_up(cycle, {400: [0.69, 0.70, 0.71]}, name="piecewise")
+    assert (only.low, only.high) == (2.0, 4.0)
+
+
+def test_losses_are_compared_the_other_way_round():
+    (only,) = speed_up({100: [0.5], 200: [0.2]}, {400: [0.3]}, name="piecewise", higher_is_better=False)
+    assert only.one_cycle_steps == 200
+
+
+def test_rates_are_read_and_missing_ones_named():
+    words = ("one_cycle=1,3", "piecewise=0.1")
+    comparison = Comparison(schedules=("one_cycle", "piecewise"), max_lr=words)
+    assert comparison.candidates() == {"one_cycle": (1.0, 3.0), "piecewise": (0.1,)}
+    with pytest.raises(UserError, match="--max-lr cosine="):
+        replace(comparison, schedules=("one_cycle", "cosine")).candidates()
+    with pytest.raises(UserError, match="one_cycle=fast"):
+        replace(comparison, max_lr=("one_cycle=fast",)).candidates()
+
+
+def test_equal_specs_are_made_once_and_another_recipe_is_another_run(tmp_path):
+    spec = RunSpec(task=DIGITS, recipe=RECIPE, device="cpu", evaluations=0)
+    first, again = run_all([spec, replace(spec, recipe=replace(RECIPE, reasons={"max_lr": "why not"}))], tmp_path)
+    assert first == again
+    assert [p.name for p in tmp_path.iterdir()] == [spec.hash]
+    assert replace(spec, seed=1).hash != spec.hash
+    with pytest.raises(UserError, match="another spec"):
+        run(replace(spec, seed=1), tmp_path / spec.hash)
+
+
+def test_a_comparison_of_real_runs_is_not_made_twice(tmp_path):
+    comparison = Comparison(
+        schedules=("one_cycle", "piecewise"), steps=(20, 60), seeds=2, max_lr=("one_cycle=0.1,0.3", "piecewise=0.1")
+    )
+    made = []
+    result = compare(DIGITS, comparison, RECIPE, tmp_path, device="cpu", report=lambda s, n: made.append(s.hash))
+    assert len(set(made)) == len(list(tmp_path.iterdir()))
+    rows = result["schedules"]["one_cycle"]
+    assert [row["steps"] for row in rows] == [20, 60]
+    assert rows[1]["mean"] == pytest.approx(sum(rows[1]["validation"]) / 2)
+    assert rows[1]["mean"] > rows[0]["mean"]
+    assert {line["baseline_steps"] for line in result["speed_up"]} == {20, 60}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")}
+    assert compare(DIGITS, comparison, RECIPE, tmp_path, device="cpu") == result
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")} == before
+    json.dumps(result, allow_nan=False)
+
+
+def test_without_a_validation_split_nothing_can_be_chosen(tmp_path):
+    with pytest.raises(UserError, match="validation"):
+        compare(
+            ImageTask(data="digits", validation=0),
+            Comparison(schedules=("constant",), max_lr=("constant=0.1",)),
+            RECIPE,
+            tmp_path,
+        )
+
+
+@pytest.mark.slow
+def test_the_command_writes_json_and_a_page(tmp_path):
+    command = [sys.executable, "-m", "superconv", "compare", "digits", "--schedules", "one_cycle", "cosine"]
+    command += ["--steps", "20", "40", "--seeds", "2", "--max-lr", "one_cycle=0.3", "cosine=0.1"]
+    command += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    subprocess.run(command, check=True, capture_output=True)
+    result = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert result["seeds"] == [0, 1]
+    assert result["command"].startswith("superconv compare digits")
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()

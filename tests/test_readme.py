@@ -1,0 +1,35 @@
+"""The README's examples run as printed."""
+
+import re
+from itertools import cycle
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import superconv
+from superconv.data.digits import load_digits
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def example(name: str) -> str:
+    return re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+def test_range_test_and_one_cycle_in_a_plain_loop():
+    images, labels = map(torch.as_tensor, load_digits().splits["train"])
+    images = images.float().flatten(1) / 255
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True)
+    before = [p.clone() for p in model.parameters()]
+    scope = {"superconv": superconv, "F": F, "cycle": cycle, "model": model, "optimizer": optimizer, "loader": loader}
+    exec(example("range-test"), scope)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert scope["verdict"].lr_max > 0
+    exec(example("one-cycle"), scope)
+    accuracy = (model(images).argmax(1) == labels).float().mean()
+    assert accuracy > 0.9
