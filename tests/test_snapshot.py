@@ -1,6 +1,7 @@
 """Promise 1's machinery: what is taken down comes back bit for bit, in the same objects."""
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,6 +10,15 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from superconv.rates.snapshot import Snapshot, isolated_rng, probing
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def update(model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
@@ -255,10 +265,14 @@ def test_default_generators_come_back():
 
 
 def test_default_generators_come_back_after_an_error():
-    state = torch.get_rng_state()
-    with pytest.raises(KeyboardInterrupt), isolated_rng():
+    @isolated_rng()
+    def interrupted() -> None:
         torch.rand(1)
         raise KeyboardInterrupt
+
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -33,7 +33,7 @@ of the narrowest of the first group and the least a cycle needs (max/3 to max), 
 where the second group had long fallen; below that the sweep was too short to tell.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ WIDE = 30.0  # width from which a plateau is no usual peak, whatever follows
 OPEN_WIDE, OPEN_LR = 3.0, 1.0  # width and last rate that suffice where no fall was seen
 PLATEAU, FALLEN = 0.9, 0.7  # relative levels: on the plateau; outside of it
 SAFETY = 1.5  # lr_max stays this factor below the edge
+LEARNING = 100  # updates before which a network has had no time: a plateau that begins there may be wider than it looks
 CLEAR = 5.0  # standard errors between the plateau and the rest; pure noise gets there once in 100 curves
 MIN_POINTS = 5  # below that not even a box can be told from noise
 MOST_BINS = 200  # longer sweeps are binned by medians: nothing is lost, and time is bounded
@@ -90,6 +91,7 @@ class _Sweep:
     value: Array  # (n,) never below floor
     floor: float  # level before training
     noise: float  # standard deviation of a point, estimated from neighbours as if normal
+    learned: float  # rate at update LEARNING of a sweep whose updates are known, else 0
     broke: bool  # the last rate is where training broke down
 
 
@@ -120,7 +122,7 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     """
     sweep = _sweep(curve)
     found = None if sweep is None else _plateau(sweep)
-    verdict = _decide(found)
+    verdict = _decide(found, sweep.learned if sweep else 0.0)
     return Verdict(
         verdict=verdict,
         lr_min=found.lr_min if found else None,
@@ -154,7 +156,13 @@ def _sweep(curve: Curve) -> _Sweep | None:
         grid = np.array([np.mean(grid[part]) for part in parts])
     jumps = np.abs(np.diff(value))[np.maximum(value[1:], value[:-1]) > floor]  # those cut off say nothing
     noise = 1.05 * float(np.median(jumps)) if len(jumps) else 0.0
-    return _Sweep(grid, value, floor, noise, broke=stopped >= set(series))
+    return _Sweep(grid, value, floor, noise, _learned(curve), broke=stopped >= set(series))
+
+
+def _learned(curve: Curve) -> float:
+    if curve.total_steps is None:
+        return 0.0
+    return max((rate for rate, step in zip(curve.lr, curve.step, strict=True) if step <= LEARNING), default=0.0)
 
 
 def _start(values: Array, *, bounded: bool) -> float:
@@ -210,13 +218,13 @@ def _plateau(sweep: _Sweep) -> _Plateau | None:
     return _Plateau(lr_min, lr_max, lr_edge, float(lr[-1]))
 
 
-def _decide(found: _Plateau | None) -> Literal["likely", "unlikely", "inconclusive"]:
+def _decide(found: _Plateau | None, learned: float) -> Literal["likely", "unlikely", "inconclusive"]:
     if found is None:
         return "inconclusive"
     if found.width >= WIDE:
         return "likely"
     if found.lr_edge is not None:
-        return "unlikely"
+        return "unlikely" if found.lr_min > learned else "inconclusive"
     return "likely" if found.width >= OPEN_WIDE and found.lr_end >= OPEN_LR else "inconclusive"
 
 
@@ -231,6 +239,11 @@ def _reason(found: _Plateau | None, verdict: str, label: str) -> str:
         edge = f"The {label} is on its plateau from a rate of {begin} and has fallen at {found.lr_edge:.2g}"
         if verdict == "likely":
             return f"{edge}, {width} times that: far wider than the usual peak."
+        if verdict == "inconclusive":
+            return (
+                f"{edge}, {width} times that; but the sweep had passed the first rate before it was {LEARNING} updates "
+                "old, so how early the plateau begins cannot be seen: take more steps to know."
+            )
         return f"{edge}, {width} times that: a usual peak and fall, not the wide plateau of super-convergence."
     if verdict == "likely":
         held = f"The {label} holds its plateau from a rate of {begin} to the end of the sweep at {end}"
@@ -256,6 +269,6 @@ def _confidence(sweep: _Sweep, verdict: str, seed: int) -> float:
         starts = rng.integers(0, n - size + 1, size=-(-n // size))
         drawn = (starts[:, None] + np.arange(size)).ravel()[: n - 1]
         rows = np.sort(np.append(drawn, 0))
-        sample = _Sweep(sweep.lr[rows], sweep.value[rows], sweep.floor, sweep.noise, sweep.broke)
-        same += _decide(_plateau(sample)) == verdict
+        sample = replace(sweep, lr=sweep.lr[rows], value=sweep.value[rows])
+        same += _decide(_plateau(sample), sweep.learned) == verdict
     return same / RESAMPLES

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from superconv import files
 from superconv.errors import UserError
@@ -21,14 +19,28 @@ from superconv.history import Row
 from superconv.rates.curve import Array, Curve
 from superconv.rates.verdict import Verdict
 from superconv.recipe import Recipe
+from superconv.report.style import (
+    BAD,
+    COLOURS,
+    FIRST,
+    GOOD,
+    GREY,
+    LABEL,
+    MARKERS,
+    SECOND,
+    SIZE,
+    SMALL,
+    WIDE_SIZE,
+    figure_of,
+    finite,
+    formatter,
+    head,
+    ready,
+    running_mean,
+    scale_and_unit,
+    update_axis,
+)
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that fades on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-FIRST, SECOND, GOOD, BAD = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[1]
-GREY, GRID = "#6B7280", "#E5E7EB"
-SIZE, WIDE_SIZE = (5.6, 3.9), (8.6, 4.6)  # inches
-TITLE, LABEL, SMALL = 11, 10, 9  # points
 FORMATS = (".png", ".svg", ".pdf")
 
 Points = tuple[int, float, float | None, float | None]  # steps, mean, ends of its interval
@@ -49,17 +61,17 @@ def plot_curve(
         title: Another title.
         ax: Where to draw; a new figure if not given.
     """
-    ax = _axes(ax)
-    scale, unit = _unit(curve.metric if curve.column.endswith("_metric") else "loss", curve.signal()[1])
+    ax = ready(ax)
+    scale, unit = scale_and_unit(curve.metric if curve.column.endswith("_metric") else "loss", curve.signal()[1])
     exponential = _is_exponential(curve.signal()[0])
     lines = _draw_sweeps(ax, curve, scale)
     ax.set_xlabel("learning rate")
-    ax.set_ylabel(curve.label if len(lines) == 1 else curve.label.partition(" ")[2] or curve.label)
-    ax.set_ylabel(f"{ax.get_ylabel()}{unit}")
+    ax.yaxis.set_major_formatter(formatter())
+    ax.set_ylabel((curve.label if len(lines) == 1 else curve.label.partition(" ")[2]) + unit)
     if exponential:
         ax.set_xscale("log")
     else:
-        ax.xaxis.set_major_formatter(FuncFormatter(_short))
+        ax.xaxis.set_major_formatter(formatter())
         ax.set_xlim(0, max(curve.lr) * 1.02)
     if not curve.rising_is_better:
         _cut_blow_up(ax, scale * curve.signal()[1])
@@ -67,31 +79,31 @@ def plot_curve(
     if title is None:
         title = "LR range test"
         if verdict is not None:
-            title = f"Super-convergence: {verdict.verdict} (confidence {verdict.confidence:.0%})"
-    _head(ax, title, lines if len(lines) > 1 else (), bounds=bounds)
+            title = f"Super-convergence: {verdict.verdict} (confidence {100 * verdict.confidence:.0f}\u202f%)"
+    head(ax, title, lines if len(lines) > 1 else (), bounds=bounds)
     return ax
 
 
 def plot_schedule(recipe: Recipe, *, ax: Axes | None = None) -> Axes:
     """Draw the learning rate of a recipe against the update and, where it is cycled, the momentum on a second axis."""
-    ax = _axes(ax)
+    ax = ready(ax)
     learning_rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
     steps = np.unique(np.linspace(0, recipe.steps - 1, 1001).round().astype(int)).tolist()
     ax.plot(steps, [learning_rate(t) for t in steps], color=FIRST, lw=2)
     ax.set_ylabel("learning rate", color=FIRST)
     ax.set_ylim(0, recipe.max_lr * 1.06)
-    ax.yaxis.set_major_formatter(FuncFormatter(_short))
-    _update_axis(ax, recipe.steps)
+    ax.yaxis.set_major_formatter(formatter())
+    update_axis(ax, recipe.steps)
     if momentum is not None:
         twin = ax.twinx()
         twin.plot(steps, [momentum(t) for t in steps], color=SECOND, lw=2, ls=(0, (4, 2)))
         twin.set_ylabel("momentum (dashed)", color=SECOND, fontsize=LABEL)
         twin.tick_params(labelsize=SMALL, colors=GREY, length=3)
-        twin.yaxis.set_major_formatter(FuncFormatter(_short))
-        for side in ("top", "left"):
+        twin.yaxis.set_major_formatter(formatter())
+        for side in ("top", "left", "bottom"):
             twin.spines[side].set_visible(False)
         twin.spines["right"].set_color(GREY)
-    _head(ax, f"Schedule: {recipe.schedule.replace('_', ' ')}")
+    head(ax, f"Schedule: {recipe.schedule.replace('_', ' ')}")
     return ax
 
 
@@ -114,9 +126,9 @@ def plot_history(rows_by_run: Mapping[str, Sequence[Row]], quantity: str = "loss
     drawn = [part for parts in series.values() for part, (steps, _) in parts.items() if len(steps)]
     if not drawn:
         raise ValueError(f"no row holds train_{quantity} or validation_{quantity}")
-    ax = _axes(ax, WIDE_SIZE if len(series) > 1 else SIZE)
+    ax = ready(ax, WIDE_SIZE if len(series) > 1 else SIZE)
     values = np.concatenate([v for parts in series.values() for _, v in parts.values()])
-    scale, unit = _unit(quantity, values)
+    scale, unit = scale_and_unit(quantity, values)
     single = len(series) == 1
     handles = []
     for index, (name, parts) in enumerate(series.items()):
@@ -124,9 +136,9 @@ def plot_history(rows_by_run: Mapping[str, Sequence[Row]], quantity: str = "loss
         (steps, train), (at, validation) = parts["train"], parts["validation"]
         if len(series) <= 3:
             ax.plot(steps, scale * train, color=colour, lw=0.9, alpha=0.3)
-        ax.plot(steps, scale * _running_mean(train), color=colour, lw=1.8, ls="-" if index < len(COLOURS) else ":")
+        ax.plot(steps, scale * running_mean(train), color=colour, lw=1.8, ls="-" if index < len(COLOURS) else ":")
         second = SECOND if single else colour
-        style = {"marker": MARKERS[index % len(MARKERS)], "ms": 5, "mec": "white", "mew": 0.8}
+        style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "ms": 5, "mec": "white", "mew": 0.8}
         ax.plot(at, scale * validation, color=second, lw=1.2, ls=(0, (4, 2)), **style)
         handles += [] if single else [Line2D([], [], color=colour, lw=1.8, label=name, **style)]
     if single or "validation" in drawn:
@@ -135,8 +147,8 @@ def plot_history(rows_by_run: Mapping[str, Sequence[Row]], quantity: str = "loss
     if quantity == "loss":
         _loss_scale(ax, values)
     ax.set_ylabel(f"{quantity}{unit}")
-    _update_axis(ax, max(int(steps[-1]) for parts in series.values() for steps, _ in parts.values() if len(steps)))
-    _head(ax, f"{quantity.capitalize()} while training", handles)
+    update_axis(ax, max(int(steps[-1]) for parts in series.values() for steps, _ in parts.values() if len(steps)))
+    head(ax, f"{quantity.capitalize()} while training", handles)
     return ax
 
 
@@ -155,8 +167,8 @@ def plot_comparison(
         speed_up: The entry of `compare.json` to draw as an arrow: `baseline`, `baseline_steps`, `one_cycle_steps`.
         ax: Where to draw; a new figure if not given.
     """
-    ax = _axes(ax, WIDE_SIZE)
-    scale, unit = _unit(metric, np.array([mean for points in schedules.values() for _, mean, *_ in points]))
+    ax = ready(ax, WIDE_SIZE)
+    scale, unit = scale_and_unit(metric, np.array([mean for points in schedules.values() for _, mean, *_ in points]))
     handles = []
     for index, (name, points) in enumerate(schedules.items()):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
@@ -183,7 +195,7 @@ def plot_comparison(
     if speed_up and speed_up["one_cycle_steps"] and speed_up["one_cycle_steps"] < speed_up["baseline_steps"]:
         level = next(m for steps, m, *_ in schedules[speed_up["baseline"]] if steps == speed_up["baseline_steps"])
         _arrow(ax, speed_up["baseline_steps"], speed_up["one_cycle_steps"], level * scale)
-    _head(ax, f"Final {metric} against the length of the run", handles)
+    head(ax, f"Final {metric} against the length of the run", handles)
     return ax
 
 
@@ -201,100 +213,27 @@ def save_curve(curve: Curve, path: Path, *, verdict: Verdict | None = None) -> N
         figure.savefig(temporary, format=kind[1:], dpi=150)
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that axes lie in."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None, "axes without a figure"
-    return figure
-
-
-def _axes(ax: Axes | None, size: tuple[float, float] = SIZE) -> Axes:
-    if ax is None:
-        ax = Figure(figsize=size, layout="constrained").subplots()
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(GREY)
-    ax.grid(color=GRID, lw=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=SMALL, colors=GREY, length=3)
-    ax.xaxis.label.set_size(LABEL)
-    ax.yaxis.label.set_size(LABEL)
-    return ax
-
-
-def _head(
-    ax: Axes, title: str, handles: Sequence[Line2D] = (), *, bounds: Sequence[tuple[float, str, str]] = ()
-) -> None:
-    """What stands above the axes, from below: labels of the bounds, the legend, the title. Nothing covers data."""
-    height = 4.0 + _label_bounds(ax, bounds)  # points above the axes
-    if handles:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        room = ax.get_position().width * figure_of(ax).get_figwidth() * 72 / (longest * 5.2 + 40)
-        columns = min(len(handles), max(1, int(room)))
-        above = ScaledTranslation(0, height / 72, figure_of(ax).dpi_scale_trans)
-        ax.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            bbox_transform=ax.transAxes + above,
-            ncols=columns,
-            frameon=False,
-            fontsize=SMALL,
-            borderpad=0,
-            borderaxespad=0,
-            handlelength=1.8,
-            columnspacing=1.4,
-        )
-        height += 15 * -(-len(handles) // columns) + 2
-    ax.set_title(title, loc="left", fontsize=TITLE, fontweight="bold", pad=height + 4)
-
-
-def _label_bounds(ax: Axes, bounds: Sequence[tuple[float, str, str]]) -> float:
-    """Write (rate, text, colour) above the axes, in as many rows as they need; returns their height in points."""
-    width = ax.get_position().width * figure_of(ax).get_figwidth() * 72  # points
-    rows: list[float] = []  # right end of each row so far
-    for rate, text, colour in sorted(bounds):
-        at = float(ax.transAxes.inverted().transform(ax.transData.transform((rate, 0)))[0])
-        half = len(text) * 5.4 / width / 2
-        centre = min(max(at, half), 1 - half)
-        row = next((i for i, end in enumerate(rows) if end < centre - half), len(rows))
-        rows[row : row + 1] = [centre + half]
-        ax.annotate(
-            text,
-            (centre, 1),
-            xycoords="axes fraction",
-            xytext=(0, 4 + 13 * row),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=SMALL,
-            color=colour,
-        )
-    return 13.0 * len(rows)
-
-
 def _draw_sweeps(ax: Axes, curve: Curve, scale: float) -> list[Line2D]:
     seeds = curve.seeds
-    sweeps = {seed: _finite(*curve.signal(seed=seed)) for seed in seeds}
+    sweeps = {seed: finite(*curve.signal(seed=seed)) for seed in seeds}
     handles: list[Line2D] = []
     other = curve.column.replace("validation", "train")
     if len(seeds) == 1 and other != curve.column:  # the training signal behind the validation's
         pairs = [(lr, v) for lr, v in zip(curve.lr, getattr(curve, other), strict=True) if v is not None]
         if pairs:
-            lr, train = _finite(*(np.array(values, dtype=float) for values in zip(*pairs, strict=True)))
+            lr, train = finite(*(np.array(values, dtype=float) for values in zip(*pairs, strict=True)))
             ax.plot(lr, scale * train, color=GREY, lw=0.7, alpha=0.35)
             label = curve.label.replace("validation", "training")
-            handles += ax.plot(lr, scale * _running_mean(train), color=GREY, lw=1.3, alpha=0.8, label=label)
+            handles += ax.plot(lr, scale * running_mean(train), color=GREY, lw=1.3, alpha=0.8, label=label)
     many = len(seeds) > 1
-    for seed, (lr, values) in sweeps.items():
+    for lr, values in sweeps.values():
         if many or len(lr) > 60:
             ax.plot(lr, scale * values, color=FIRST, lw=0.8, alpha=0.35)
     reached = min((float(lr[-1]) for lr, _ in sweeps.values() if len(lr)), default=0.0)
-    lr, mean = _finite(*curve.signal())
+    lr, mean = finite(*curve.signal())
     lr, mean = lr[lr <= reached], mean[lr <= reached]
-    bold = _running_mean(mean) if len(lr) > 60 else mean
-    points = {} if len(lr) > 60 else {"marker": "o", "ms": 4, "mec": "white", "mew": 0.6}
+    bold = running_mean(mean) if len(lr) > 60 else mean
+    points: dict[str, Any] = {} if len(lr) > 60 else {"marker": "o", "ms": 4, "mec": "white", "mew": 0.6}
     label = f"{curve.label}, mean of {len(seeds)} seeds" if many else curve.label
     handles += ax.plot(lr, scale * bold, color=FIRST, lw=2.2, label=label, **points)
     ends = [
@@ -302,7 +241,7 @@ def _draw_sweeps(ax: Axes, curve: Curve, scale: float) -> list[Line2D]:
     ]
     if ends:
         x, y = zip(*ends, strict=True)
-        broke = {"marker": "X", "ms": 8, "mec": "white", "mew": 0.8, "ls": "", "color": BAD}
+        broke: dict[str, Any] = {"marker": "X", "ms": 8, "mec": "white", "mew": 0.8, "ls": "", "color": BAD}
         handles += ax.plot(x, y, label="training broke down", zorder=4, **broke)
     return handles
 
@@ -345,70 +284,38 @@ def _part_handle(part: str, single: bool) -> Line2D:
     name = {"train": "training", "validation": "validation"}[part]
     if part == "train":
         return Line2D([], [], color=FIRST if single else GREY, lw=1.8, label=name)
-    dashes = {"ls": (0, (4, 2)), "lw": 1.2, "marker": "o", "ms": 5, "mec": "white", "mew": 0.8}
+    dashes: dict[str, Any] = {"ls": (0, (4, 2)), "lw": 1.2, "marker": "o", "ms": 5, "mec": "white", "mew": 0.8}
     return Line2D([], [], color=SECOND if single else GREY, label=name, **dashes)
-
-
-def _update_axis(ax: Axes, last: int) -> None:
-    ax.set_xlabel("update")
-    ax.set_xlim(0, last * 1.02 + 1e-9)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _loss_scale(ax: Axes, values: Array) -> None:
     """Logarithmic where a linear axis would press most of the run onto the floor."""
-    ax.yaxis.set_major_formatter(FuncFormatter(_short))
+    ax.yaxis.set_major_formatter(formatter())
     if values.min() > 0 and values.max() / values.min() > 20:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_major_formatter(FuncFormatter(_short))
+        ax.yaxis.set_major_formatter(formatter())
         ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _cut_blow_up(ax: Axes, values: Array) -> None:
     """End the axis of a loss a little above where it began, whatever it rose to at the end."""
     values = values[np.isfinite(values)]
+    if values.size == 0:
+        return
     top = 1.6 * max(float(np.median(values)), float(np.median(values[: max(3, len(values) // 20)])))
     if values.max() > top:
         ax.set_ylim(values.min() - 0.06 * (top - values.min()), top)
-
-
-def _unit(quantity: str, values: Array) -> tuple[float, str]:
-    """Factor and unit of an axis: accuracies, kept as fractions, are shown in per cent."""
-    if quantity != "accuracy":
-        return 1.0, ""
-    values = values[np.isfinite(values)]
-    return (100.0 if values.size == 0 or values.max() <= 1 else 1.0), " (%)"
 
 
 def _is_exponential(rates: Array) -> bool:
     """Whether the middle rate is nearer to the geometric than to the arithmetic mean of the ends."""
     if len(rates) < 3 or rates[0] <= 0:
         return False
-    middle = float(np.median(rates))
-    return middle < (float(rates[0] * rates[-1]) ** 0.5 + float(rates[0] + rates[-1]) / 2) / 2
+    first, middle, last = float(rates[0]), float(np.median(rates)), float(rates[-1])
+    return bool(middle < ((first * last) ** 0.5 + (first + last) / 2) / 2)
 
 
 def _column(rows: Iterable[Row], name: str) -> tuple[Array, Array]:
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     return np.array([s for s, _ in pairs], dtype=float), np.array([v for _, v in pairs], dtype=float)
-
-
-def _finite(x: Array, y: Array) -> tuple[Array, Array]:
-    keep = np.isfinite(y)
-    return x[keep], y[keep]
-
-
-def _running_mean(values: Array) -> Array:
-    """Mean over a twentieth of the points to either side together, fewer at the ends."""
-    half = len(values) // 40
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
-    mean: Array = (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
-    return mean
-
-
-def _short(value: float, _: object = None) -> str:
-    return f"{value:.3g}"

@@ -22,6 +22,7 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 EXPLORED = (1e-6, 10.0)  # rates between which the exploring sweep looks for the edge
+EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three times as far
 
 
 def range_test(
@@ -36,6 +37,7 @@ def range_test(
     evaluate_every: int = 0,
     validation_samples: int = 2000,
     recalibrate_batch_norm: int = 0,
+    stop: bool = True,
     plan: ExecutionPlan | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Curve:
@@ -54,6 +56,7 @@ def range_test(
         validation_samples: At most so many images of it, always the same.
         recalibrate_batch_norm: Batches over which batch-norm statistics are estimated anew before each reading; 0
             takes the running ones.
+        stop: Whether blow-up of the loss and collapse of the metric end a sweep; a loss that is not finite always does.
         plan: Where it runs.
         hooks: Their `on_log` sees every point.
 
@@ -75,6 +78,7 @@ def range_test(
                     evaluate_every=evaluate_every,
                     validation_samples=validation_samples,
                     recalibrate_batch_norm=recalibrate_batch_norm,
+                    stop=stop,
                 )
             )
     return merge(curves)
@@ -124,6 +128,7 @@ def search_rates(
 ) -> RateSearch:
     """Find what rates a task bears: an exponential sweep up to the edge, then a linear one to 1.5 times that.
 
+    Where the linear sweep shows no fall, it is made again three times as far, twice at most.
     A fixed linear sweep from 0 to 3 would leave a network that diverges at 0.06 two points of a hundred.
 
     Args:
@@ -138,12 +143,23 @@ def search_rates(
     if max_lr is None:
         low, high = EXPLORED
         shared = {k: v for k, v in options.items() if k in ("seeds", "plan", "hooks")}
-        exploration = range_test(task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=100, **shared)
-        edge = judge(exploration).lr_edge or exploration.lr[-1]
-        max_lr = 1.5 * edge
+        exploration = range_test(
+            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=100, stop=False, **shared
+        )
+        max_lr = min(high, 1.5 * (judge(exploration).lr_edge or exploration.lr[-1]))
     curve = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
-    seconds = time.perf_counter() - began
-    return RateSearch(exploration=exploration, curve=curve, verdict=judge(curve), seconds=seconds)
+    verdict = judge(curve)
+    for _ in range(EXTENSIONS if exploration else 0):
+        if verdict.lr_edge is not None or max_lr >= EXPLORED[1]:
+            break
+        max_lr = min(EXPLORED[1], 3 * max_lr)
+        further = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
+        if (found := judge(further)).lr_max is None:  # it rose too steeply for the network to learn at all
+            break
+        curve, verdict = further, found
+    return RateSearch(
+        exploration=exploration, curve=curve, verdict=verdict, seconds=time.perf_counter() - began
+    )
 
 
 def _sweep(
@@ -154,6 +170,7 @@ def _sweep(
     evaluate_every: int,
     validation_samples: int,
     recalibrate_batch_norm: int,
+    stop: bool,
 ) -> Curve:
     task, recipe = trainer.task, trainer.recipe
     metric = None if task.metric is None else task.metric_name
@@ -174,6 +191,7 @@ def _sweep(
         steps=recipe.steps,
         mode=mode,
         seed=trainer.seed,
+        stop=stop,
         metric=metric or "loss",
         higher_is_better=task.higher_is_better,
         evaluate=evaluate if evaluate_every and task.validation is not None else None,

@@ -1,0 +1,179 @@
+"""Reports that set several runs side by side: any few, or all those of `superconv compare`."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from superconv.report.page import Page, Picture, Section, Table, duration, pace, score
+from superconv.report.plots import plot_comparison, plot_history
+from superconv.report.run_files import RunFiles
+from superconv.report.run_page import recipe_rows, words
+
+
+def runs_page(runs: Sequence[RunFiles]) -> Page:
+    """Lay out several runs: a table of their final numbers, what differs in their recipes, and their curves."""
+    named = dict(zip(_labels(runs), runs, strict=True))
+    pictures = []
+    for quantity in dict.fromkeys([*(run.metric for run in runs), "loss"]):
+        rows = {name: run.rows for name, run in named.items() if run.measured(quantity)}
+        if rows:
+            axes = plot_history(rows, quantity)
+            caption = f"{quantity.capitalize()} of {len(rows)} runs against the update: training as running means."
+            pictures.append(Picture.of(quantity, axes, caption))
+    titles = list(dict.fromkeys(run.title for run in runs))
+    sections = [Section(title="Final numbers", table=_final_numbers(named))]
+    if differences := _differences(named):
+        sections.append(Section(title="What differs in the recipes", table=differences))
+    if pictures:
+        sections.append(Section(title="While training", pictures=pictures))
+    commands = [(name, str(run.numbers["command"])) for name, run in named.items() if run.numbers.get("command")]
+    if commands:
+        sections.append(Section(title="How to repeat them", commands=commands))
+    return Page(title=f"{len(runs)} runs compared", subtitle=" · ".join(titles), sections=sections)
+
+
+def comparison_page(comparison: Mapping[str, Any]) -> Page:
+    """Lay out what `superconv compare` found."""
+    metric, schedules = str(comparison["metric"]), comparison["schedules"]
+    points = {
+        name: [(row["steps"], row["mean"], row.get("low"), row.get("high")) for row in rows]
+        for name, rows in schedules.items()
+    }
+    speed_ups = comparison.get("speed_up") or []
+    shown = _most_telling(speed_ups)
+    seeds = comparison.get("seeds") or []
+    count = f"{len(seeds)} seeds" if len(seeds) != 1 else "one seed"
+    caption = f"Every point is the end of whole runs of that length, mean over {count}"
+    caption += ", with the 95 % interval of the mean." if len(seeds) > 1 else "."
+    picture = Picture("comparison", plot_comparison(points, metric=metric, speed_up=shown), caption)
+    sections = [Section(title=f"Final {metric} against the length of the run", pictures=[picture])]
+    if speed_ups:
+        sections.append(_speed_up_section(speed_ups))
+    sections.append(_scores_section(metric, schedules))
+    rates = {k.replace("_", " "): v for k, v in (comparison.get("rates") or {}).items()}
+    facts = [
+        ("Largest rates", words(rates) if rates else None),
+        ("Seeds", words(seeds) if seeds else None),
+        ("Machine", comparison.get("machine")),
+        ("Execution plan", _without_none(comparison.get("plan"))),
+        ("Versions", _without_none(comparison.get("versions"))),
+    ]
+    known = [(name, str(value)) for name, value in facts if value]
+    if known:
+        sections.append(Section(title="How it was made", table=Table(known)))
+    if comparison.get("command"):
+        commands = [("Runs that are finished in its folder are not made again.", str(comparison["command"]))]
+        sections.append(Section(title="How to repeat it", commands=commands))
+    return Page(
+        title="Schedules under equal budgets",
+        subtitle=f"{comparison['name']} · {count}",
+        badge=_headline(shown, speed_ups),
+        sections=sections,
+    )
+
+
+def _labels(runs: Sequence[RunFiles]) -> list[str]:
+    """The shortest ends of the folders' paths that tell the runs apart; a folder given twice gets a number."""
+    paths = [run.folder.resolve().parts for run in runs]
+    depth = 1
+    while depth < max(map(len, paths)) and len({p[-depth:] for p in paths}) < len(set(paths)):
+        depth += 1
+    names = ["/".join(parts[-depth:]) for parts in paths]
+    seen = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{name} ({before + 1})" if before else name for name, before in zip(names, seen, strict=True)]
+
+
+def _final_numbers(named: Mapping[str, RunFiles]) -> Table:
+    metrics = list(dict.fromkeys(run.metric for run in named.values()))
+    headers = ["Run", *(f"{split} {metric}" for metric in metrics for split in ("test", "validation"))]
+    headers += ["updates", "training", "search", "images/s"]
+    rows = []
+    for name, run in named.items():
+        row = [name]
+        for metric in metrics:
+            row += [score(metric, run.number(f"{split}_{metric}")) for split in ("test", "validation")]
+        done, planned = run.number("steps"), run.recipe.steps if run.recipe else None
+        updates = run.updates if done is None else int(done)
+        row.append(f"{updates:,}" if planned in (None, updates) else f"{updates:,} of {planned:,}")
+        row += [duration(run.number("seconds")), duration(run.number("search_seconds"))]
+        row.append(pace(run.number("images_per_second")))
+        rows.append(row)
+    kept = [i for i in range(len(headers)) if i == 0 or any(row[i] != "–" for row in rows)]
+    return Table([[row[i] for i in kept] for row in rows], headers=[headers[i] for i in kept], numbers=True)
+
+
+def _differences(named: Mapping[str, RunFiles]) -> Table | None:
+    settings = [
+        {field: value for field, value, _ in recipe_rows(run.recipe)} if run.recipe else {} for run in named.values()
+    ]
+    for values, run in zip(settings, named.values(), strict=True):
+        values["seed"] = "–" if run.seed is None else str(run.seed)
+        values |= {name: str(run.task[name]) for name in ("data", "model") if run.task.get(name)}
+        if run.sweeps:
+            values["verdict"] = run.sweeps.verdict.verdict
+    fields = list(dict.fromkeys(field for values in settings for field in values))
+    rows = [[field, *(values.get(field, "–") for values in settings)] for field in fields]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    return Table(rows, headers=["Setting", *named], numbers=True) if rows else None
+
+
+def _scores_section(metric: str, schedules: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
+    rows = []
+    for name, lengths in schedules.items():
+        for row in lengths:
+            interval = "–"
+            if row.get("low") is not None and row.get("high") is not None:
+                interval = f"{score(metric, row['low'])} to {score(metric, row['high'])}"
+            tests = [value for value in row.get("test") or [] if value is not None]
+            test = score(metric, statistics.fmean(tests)) if tests else "–"
+            cells = (f"{row['steps']:,}", score(metric, row["mean"]), interval, test)
+            rows.append((name.replace("_", " "), *cells))
+    headers = ("Schedule", "updates", f"validation {metric}", "95 % interval", f"test {metric}")
+    text = ["Rates are chosen and lengths compared on the validation split; the test scores only stand beside."]
+    return Section(title="All lengths", text=text, table=Table(rows, headers=headers, numbers=True))
+
+
+def _speed_up_section(speed_ups: Sequence[Mapping[str, Any]]) -> Section:
+    rows = []
+    for line in speed_ups:
+        low, high = ("not reached" if line[end] is None else f"{line[end]:.2g}" for end in ("low", "high"))
+        reached = line["one_cycle_steps"]
+        known = line["ratio"] is not None
+        cells = (
+            f"{line['baseline_steps']:,}",
+            f"{reached:,}" if reached else "none",
+            f"{line['ratio']:.3g}" if known else "–",
+        )
+        rows.append((line["baseline"].replace("_", " "), *cells, f"{low} to {high}" if known else "–"))
+    headers = ("Baseline", "its updates", "one cycle's updates", "speed-up", "95 % interval")
+    text = [
+        "The speed-up is the length of the baseline's run over that of the shortest one-cycle run whose mean final "
+        "score reaches it. The interval comes from resampled seeds."
+    ]
+    return Section(title="Speed-up of one cycle", text=text, table=Table(rows, headers=headers, numbers=True))
+
+
+def _most_telling(speed_ups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The longest run of the paper's baseline (of any, if it was not run) that one cycle reaches."""
+    reached = [line for line in speed_ups if line["ratio"] is not None]
+    return max(reached, key=lambda s: (s["baseline"] == "piecewise", s["baseline_steps"]), default=None)
+
+
+def _headline(shown: Mapping[str, Any] | None, speed_ups: Sequence[Mapping[str, Any]]) -> tuple[str, str, str] | None:
+    if not speed_ups:
+        return None
+    if shown is None:
+        return "bad", "No speed-up", "No one-cycle run reached any run of the other schedules."
+    low, high = ("not reached" if shown[end] is None else f"{shown[end]:.2g}" for end in ("low", "high"))
+    certain = shown["low"] is not None and shown["low"] > 1
+    mood = "good" if certain else "open" if shown["ratio"] > 1 else "bad"
+    name = shown["baseline"].replace("_", " ")
+    word = f"No speed-up over {name} at {shown['baseline_steps']:,} updates"
+    if shown["ratio"] > 1:
+        word = f"{shown['ratio']:.2g} times fewer updates than {name} at {shown['baseline_steps']:,}"
+    reason = str(shown["reason"])
+    return mood, word, f"{reason[:1].upper()}{reason[1:].rstrip('.')} (95 % interval of the ratio: {low} to {high})."
+
+
+def _without_none(values: Mapping[str, Any] | None) -> str | None:
+    return words({k: v for k, v in values.items() if v is not None}) if values else None
