@@ -72,7 +72,7 @@ def plot_curve(
         ax.set_xscale("log")
     else:
         ax.xaxis.set_major_formatter(formatter())
-        ax.set_xlim(0, max(curve.lr) * 1.02)
+        ax.set_xlim(0, 1.02 * max(curve.lr, default=0.0) or 1.0)
     if not curve.rising_is_better:
         _cut_blow_up(ax, scale * curve.signal()[1])
     bounds = [] if verdict is None else _draw_bounds(ax, verdict)
@@ -293,7 +293,7 @@ def _loss_scale(ax: Axes, values: Array) -> None:
     ax.yaxis.set_major_formatter(formatter())
     if values.min() > 0 and values.max() / values.min() > 20:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if values.max() / values.min() < 200 else (1.0,)))
         ax.yaxis.set_major_formatter(formatter())
         ax.yaxis.set_minor_formatter(NullFormatter())
 

@@ -143,7 +143,7 @@ def _sweep_pictures(sweeps: RangeTestFile) -> list[Picture]:
         seeds = f" from {len(curve.seeds)} seeds" if len(curve.seeds) > 1 else ""
         caption = f"{curve.label.capitalize()} in a sweep up to {max(curve.lr):.2g}{seeds}."
         if verdict.lr_min is not None and verdict.lr_max is not None:
-            caption += f" Shaded: the plateau that a cycle may use, {verdict.lr_min:.2g} to {verdict.lr_max:.2g}."
+            caption += f" Shaded: the plateau, {verdict.lr_min:.2g} to {verdict.lr_max:.2g}."
         caption += " The edge is where it has fallen." if verdict.lr_edge is not None else " No fall was seen."
         pictures.append(Picture("range-test", plot_curve(curve, verdict=verdict), caption))
     return pictures

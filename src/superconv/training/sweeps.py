@@ -199,6 +199,8 @@ def _sweep(
         recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
     ) as test:
         batches = trainer.batches()
+        for hook in trainer.hooks:
+            hook.on_start(trainer)
         for _ in test.iterate(range(recipe.steps)):
             lr = trainer.lr
             trainer.update(batches)
@@ -206,4 +208,6 @@ def _sweep(
             test.record(scores["loss"], metric=scores[metric] if metric else None)
             for hook in trainer.hooks:
                 hook.on_log(trainer, {"step": trainer.step, "lr": lr, **{f"train_{k}": v for k, v in scores.items()}})
+    for hook in trainer.hooks:
+        hook.on_end(trainer)
     return test.curve
