@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# The networks here are tiny: more threads only wait for each other. Processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 SHARED = Path(os.environ.get("SUPERCONV_SHARED", Path(__file__).parents[2] / "shared"))
 

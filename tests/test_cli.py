@@ -143,7 +143,7 @@ def test_doctor(capsys):
         (["fit", "digits", "--resume"], "--out"),
         (["train", "digits", "--recipe", "absent.yaml"], "absent.yaml"),
         (["judge", "absent.csv"], "absent.csv"),
-        (["report", "."], "run"),
+        (["report", "."], "nothing to report"),
         (["predict", ".", "x.png"], "no finished run"),
         (["compare", "digits", "--max-lr", "cosine=1"], "one_cycle"),
     ],

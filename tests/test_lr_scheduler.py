@@ -101,12 +101,8 @@ def test_torch_fault_beyond_the_end_the_rate_goes_negative_or_up_and_then_raises
 
 @pytest.mark.parametrize(("steps", "warmup"), [(2, 0.5), (10, 0.1), (10, 0.99), (1, 0.3)])
 def test_torch_fault_tiny_schedules_divide_by_zero(steps, warmup):
-    try:
-        lr = schedules.one_cycle(steps, 1.0, warmup=warmup)
-    except ValueError as error:
-        assert "updates" in str(error)
-    else:
-        assert max(schedules.simulate(lr, steps)) == 1.0
+    with pytest.raises(ValueError, match="updates"):
+        schedules.one_cycle(steps, 1.0, warmup=warmup)
 
 
 def _train(optimizer, scheduler, steps):

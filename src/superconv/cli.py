@@ -1,10 +1,11 @@
 """The command line: every command is a dataclass, its options are the fields of the same dataclasses as the API's."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
@@ -56,26 +57,31 @@ class Fit:
     refit: bool = False
     """Once everything is chosen, train on the validation split too."""
 
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import fit
-
-        fit(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RangeTest:
     """The LR range test of a network on a data set, with its verdict."""
 
     task: OmitArgPrefixes[ImageTask]
-    choices: OmitArgPrefixes[Choices] = field(default_factory=Choices)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     max_lr: float | None = None
     """End of the sweep; 3 is the paper's. None finds the edge first, by an exponential sweep."""
     steps: int = 100
     """Updates of the sweep; the paper's are 5,000 to 100,000."""
+    start_lr: float = 0.0
+    """First rate of a sweep to --max-lr."""
+    mode: Literal["linear", "exponential"] = "linear"
+    """How the rate rises to --max-lr; an exponential sweep needs a --start-lr above 0."""
     seeds: int = 1
     """Networks to sweep, from seeds 0, 1, …"""
+    batch_size: int | None = None
+    """Samples per update; none takes about a fortieth of the data, 32 to 256."""
+    momentum: float = 0.9
+    """Momentum, or first beta."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    optimizer: str = "SGD"
+    """Any class of torch.optim."""
     evaluate_every: int = 5
     """Read the validation split every so many updates; 0 keeps to the training signal."""
     validation_samples: int = 2000
@@ -84,12 +90,6 @@ class RangeTest:
     """Batches to re-estimate batch-norm statistics on before each reading; 0 takes the running ones."""
     out: Path = Path("range_test")
     """Folder for range_test.json and the figure."""
-
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import range_test
-
-        range_test(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,6 @@ class Train:
     """The recipe.yaml of a run, or one written by hand."""
     running: OmitArgPrefixes[Running] = field(default_factory=Running)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
-
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import train
-
-        train(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +116,6 @@ class Judge:
     plot: Path | None = None
     """Also draw the curve into this file (png, svg, pdf)."""
 
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import judge
-
-        judge(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -137,12 +125,6 @@ class Report:
     """Folders of runs."""
     out: Path | None = None
     """The page; none takes report.html in the run's folder, or comparison.html here for several."""
-
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import report
-
-        report(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,22 +138,10 @@ class Predict:
     json: bool = False
     """Print one JSON object a line."""
 
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import predict
-
-        predict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
     """What this machine has, what of it superconv uses, and what is missing."""
-
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import doctor
-
-        doctor()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +170,6 @@ class Compare:
     out: Path = Path("comparison")
     """Folder of the comparison and its runs; what is finished there is not made again."""
 
-    def __call__(self) -> None:
-        """Run the command."""
-        from superconv.commands import compare
-
-        compare(self)
-
 
 Command = (
     Annotated[Fit, subcommand("fit")]
@@ -221,15 +185,18 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 where the input is unusable, 130 after an interrupt."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     command: Any = tyro.cli(
         Command,
         prog="superconv",
         description="Train PyTorch networks in far fewer steps.",
-        args=arguments,
+        args=given,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    from superconv.commands import COMMANDS
+
     try:
-        command()
+        COMMANDS[type(command)](command, shlex.join(["superconv", *given]))
     except UserError as error:
         print(f"superconv: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

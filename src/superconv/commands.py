@@ -1,26 +1,23 @@
-"""What the commands do: ask the rooms below, print, write."""
+"""What the commands do: ask the rooms below, print, write. Each gets its options and the line it was called by."""
 
 import dataclasses
 import importlib.metadata
 import json
-import shlex
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from superconv import files
+from superconv import cli, files
 from superconv.errors import UserError
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import Verdict
 from superconv.rates.verdict import judge as judge_curve
 
 if TYPE_CHECKING:
-    from superconv import cli
     from superconv.studies.fit import Found
     from superconv.studies.runner import Numbers
     from superconv.training.hooks import Hook
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 
 
-def fit(command: "cli.Fit") -> None:
+def fit(command: cli.Fit, line: str) -> None:
     """`superconv fit`."""
     from superconv.studies.fit import fit as fit_task
     from superconv.training.plan import ExecutionPlan
@@ -47,15 +44,16 @@ def fit(command: "cli.Fit") -> None:
         final_task=final,
         plan=plan,
         seed=command.running.seed,
-        about={"task": spec, "command": _command_line()},
+        about={"task": spec, "command": line},
         on_found=lambda found: _announce(found, say),
         **_running(command.running, folder),
     )
     _conclude(numbers, folder, say)
 
 
-def range_test(command: "cli.RangeTest") -> None:
+def range_test(command: cli.RangeTest, line: str) -> None:
     """`superconv range-test`."""
+    from superconv.recipe import Recipe
     from superconv.report.plots import save_curve
     from superconv.studies.fit import batch_size_for
     from superconv.studies.runner import writes
@@ -66,8 +64,18 @@ def range_test(command: "cli.RangeTest") -> None:
 
     task = image_task(command.task)
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
-    batch_size = command.choices.batch_size or batch_size_for(len(task.train))
-    recipe = command.choices.recipe(batch_size=batch_size, steps=command.steps, max_lr=1.0, reasons={})
+    recipe = Recipe(
+        steps=command.steps,
+        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        max_lr=1.0,
+        schedule="constant",
+        momentum=command.momentum,
+        min_momentum=None,
+        weight_decay=command.weight_decay,
+        optimizer=command.optimizer,
+        optimizer_args={},
+    )
+    linear = {} if command.max_lr is None else {"start_lr": command.start_lr, "mode": command.mode}
     search = search_rates(
         task,
         recipe,
@@ -79,6 +87,7 @@ def range_test(command: "cli.RangeTest") -> None:
         recalibrate_batch_norm=command.recalibrate_batch_norm,
         plan=plan,
         hooks=[ProgressHook(console)],
+        **linear,
     )
     if writes():
         search.save(command.out / "range_test.json")
@@ -87,7 +96,7 @@ def range_test(command: "cli.RangeTest") -> None:
         console.print(f"curve and figure are in {command.out}")
 
 
-def train(command: "cli.Train") -> None:
+def train(command: cli.Train, line: str) -> None:
     """`superconv train`."""
     from superconv.recipe import Recipe
     from superconv.specs import RunSpec
@@ -106,11 +115,11 @@ def train(command: "cli.Train") -> None:
     folder, say = _open(command.running, plan, command.task.data, spec.plain())
     options = _running(command.running, folder)
     options.pop("evaluations")
-    numbers = run(spec, folder, about={"command": _command_line()}, **options)
+    numbers = run(spec, folder, about={"command": line}, **options)
     _conclude(numbers, folder, say)
 
 
-def judge(command: "cli.Judge") -> None:
+def judge(command: cli.Judge, line: str) -> None:
     """`superconv judge`."""
     is_json = command.curve.suffix == ".json"
     if is_json:
@@ -129,7 +138,7 @@ def judge(command: "cli.Judge") -> None:
         _print_verdict(verdict)
 
 
-def compare(command: "cli.Compare") -> None:
+def compare(command: cli.Compare, line: str) -> None:
     """`superconv compare`."""
     from superconv.recipe import Recipe
     from superconv.studies.compare import compare as compare_task
@@ -164,17 +173,17 @@ def compare(command: "cli.Compare") -> None:
         device=command.machine.device,
         report=report,
     )
-    result["command"] = _command_line()
+    result["command"] = line
     files.write_json(command.out / "compare.json", result)
     from superconv.report.html import write_comparison
 
     page = write_comparison(result, command.out / "report.html")
-    for line in result["speed_up"]:
-        console.print(f"{line['reason']}: {_ratio(line)}", highlight=False)
+    for gain in result["speed_up"]:
+        console.print(f"{gain['reason']}: {_ratio(gain)}", highlight=False)
     console.print(f"report: {page}")
 
 
-def report(command: "cli.Report") -> None:
+def report(command: cli.Report, line: str) -> None:
     """`superconv report`."""
     from superconv.report.html import write_report
 
@@ -183,7 +192,7 @@ def report(command: "cli.Report") -> None:
     console.print(f"report: {write_report(command.runs, out)}")
 
 
-def predict(command: "cli.Predict") -> None:
+def predict(command: cli.Predict, line: str) -> None:
     """`superconv predict`."""
     from superconv.studies.saved import load
 
@@ -196,7 +205,7 @@ def predict(command: "cli.Predict") -> None:
             print(f"{path}: {prediction.label} ({prediction.probability:.1%})")
 
 
-def doctor() -> None:
+def doctor(command: cli.Doctor, line: str) -> None:
     """`superconv doctor`."""
     import torch
 
@@ -218,7 +227,7 @@ def doctor() -> None:
 
 
 def _open(
-    running: "cli.Running", plan: "ExecutionPlan", data: str, settled: dict[str, Any]
+    running: cli.Running, plan: "ExecutionPlan", data: str, settled: dict[str, Any]
 ) -> tuple[Path, Callable[[str], None]]:
     """The run's folder, made or found again; process 0 decides for all."""
     fabric = plan.fabric()
@@ -240,7 +249,7 @@ def _open(
     return folder, say
 
 
-def _prepare(folder: Path, running: "cli.Running", settled: dict[str, Any]) -> None:
+def _prepare(folder: Path, running: cli.Running, settled: dict[str, Any]) -> None:
     spec = folder / "spec.json"
     if running.resume:
         if not spec.exists():
@@ -270,7 +279,7 @@ def _free(root: Path, name: str) -> Path:
     return root / f"{name}-{number}"
 
 
-def _running(running: "cli.Running", folder: Path) -> dict[str, Any]:
+def _running(running: cli.Running, folder: Path) -> dict[str, Any]:
     from superconv.training.progress import ProgressHook
 
     hooks: list[Hook] = [ProgressHook(console)]
@@ -324,12 +333,20 @@ def _print_verdict(verdict: Verdict) -> None:
     Console().print(table)
 
 
-def _ratio(line: dict[str, Any]) -> str:
-    if line["ratio"] is None:
+def _ratio(gain: dict[str, Any]) -> str:
+    if gain["ratio"] is None:
         return "no speed-up measured"
-    low, high = ("not reached" if end is None else f"{end:.2g}" for end in (line["low"], line["high"]))
-    return f"{line['ratio']:.2g} times shorter (95 %: {low} to {high})"
+    low, high = ("not reached" if end is None else f"{end:.2g}" for end in (gain["low"], gain["high"]))
+    return f"{gain['ratio']:.2g} times shorter (95 %: {low} to {high})"
 
 
-def _command_line() -> str:
-    return shlex.join(["superconv", *sys.argv[1:]])
+COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
+    cli.Fit: fit,
+    cli.RangeTest: range_test,
+    cli.Train: train,
+    cli.Judge: judge,
+    cli.Compare: compare,
+    cli.Report: report,
+    cli.Predict: predict,
+    cli.Doctor: doctor,
+}

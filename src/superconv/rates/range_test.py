@@ -1,7 +1,7 @@
 """The learning rate range test around anybody's own training loop, and without a trace.
 
-Smith & Topin, "Super-Convergence", arXiv 1708.07120, section 4.1; first in Smith, arXiv 1506.01186, section 3.3: train
-while the rate rises from 0 to a very large value, and look up to where the network still learns.
+Smith & Topin, arXiv 1708.07120, section 4.1; first in Smith, arXiv 1506.01186, section 3.3: train while the rate rises
+from 0 to a very large value, and look up to where the network still learns.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ class RangeTest:
 
     **Rates**: the first group of the first optimizer follows the sweep; every other group, of every optimizer, keeps
     the ratio of its rate to that one's. A group at rate 0 stays there. If the first group's own rate is 0, as in a
-    warm-up, the ratios are taken from `initial_lr`, which schedulers leave in the groups. The rate is set right before
+    warm-up, the ratios are taken from `initial_lr` where schedulers left one in a group. The rate is set right before
     every step, so that it holds even if somebody else's scheduler changes it.
 
     **Stopping**: a training loss that is not finite always ends the sweep. With `stop`, so do a blow-up of the training
@@ -149,14 +149,8 @@ class RangeTest:
         self._ratios = _ratios(self._optimizers)
         self._snapshot = Snapshot([self._model], self._optimizers, scaler=self._scaler, loaders=self._loaders)
         self._entered = True
-        self._hooks = [
-            handle
-            for i, optimizer in enumerate(self._optimizers)
-            for handle in (
-                optimizer.register_step_pre_hook(lambda *_: self._set_rates()),
-                optimizer.register_step_post_hook(partial(self._note_step, i)),
-            )
-        ]
+        self._hooks = [o.register_step_pre_hook(lambda *_: self._set_rates()) for o in self._optimizers]
+        self._hooks += [o.register_step_post_hook(partial(self._note_step, i)) for i, o in enumerate(self._optimizers)]
         self._set_rates()
         return self
 
@@ -248,10 +242,9 @@ class RangeTest:
     def _add_point(self) -> None:
         loss, metric = (_mean(values) for values in zip(*self._pending, strict=True))
         self._pending.clear()
-        validation: tuple[float | None, float | None] = (None, None)
-        due = self._updates % self._evaluate_every == 0 or self._updates == self._steps if self._evaluate else False
-        if due and self._stopped is None:
-            validation = self._validate()
+        due = self._updates % self._evaluate_every == 0 or self._updates == self._steps
+        evaluates = self._evaluate is not None and self._stopped is None and due
+        validation = self._validate() if evaluates else (None, None)
         point = _Point(self._last_rate, self._updates - 1, loss, metric, *validation)
         self._points.append(point)
         if self._breakdown is not None and self._stopped is None and loss is not None:
@@ -272,10 +265,9 @@ class RangeTest:
             loss, metric = result
         else:
             loss, metric = (result, None) if self._metric == "loss" else (None, result)
-        metric = None if self._metric == "loss" else metric
-        if loss is None and metric is None:
+        if loss is None and (metric is None or self._metric == "loss"):
             raise ValueError(f"evaluate returned {result!r}, neither a loss nor {self._metric!r}")
-        return self._averaged(loss, metric)
+        return self._averaged(loss, None if self._metric == "loss" else metric)
 
     def _averaged(self, loss: Number | None, metric: Number | None) -> tuple[float | None, float | None]:
         """Both as numbers, over all processes, with one wait for the device."""
@@ -334,9 +326,7 @@ class RangeTest:
                 if self.done:
                     return
             if empty:
-                raise ValueError(
-                    "the loader gave no batch (drop_last with too few samples, or it cannot be restarted?)"
-                )
+                raise ValueError("the loader gave no batch: too few samples for drop_last, or it cannot be restarted")
 
     def _inside(self) -> Snapshot:
         if self._snapshot is None:
@@ -361,7 +351,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _optimizers(given: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
     optimizers = [given] if isinstance(given, Optimizer) else list(given)
     for optimizer in optimizers:
-        if not isinstance(optimizer, Optimizer):
+        # Wrappers such as Accelerate's claim to be an Optimizer and have no hooks.
+        if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer or several, not {type(optimizer).__name__}; "
                 "give the optimizer inside a framework's wrapper"
@@ -374,7 +365,7 @@ def _optimizers(given: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
 def _ratios(optimizers: Sequence[Optimizer]) -> list[list[float]]:
     """Of every group's rate to that of the very first."""
     for key in ("lr", "initial_lr"):
-        rates = [[float(group.get(key, 0.0)) for group in optimizer.param_groups] for optimizer in optimizers]
+        rates = [[float(group.get(key, group["lr"])) for group in optimizer.param_groups] for optimizer in optimizers]
         if rates[0][0] > 0:
             return [[rate / rates[0][0] for rate in groups] for groups in rates]
     raise ValueError(
@@ -394,7 +385,16 @@ def _with_own_workers(loader: Iterable[T]) -> Iterable[T]:
 def _recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     momenta = {part: part.momentum for part in model.modules() if isinstance(part, _BatchNorm)}
     try:
-        update_bn(batches, model)
+        update_bn(_some(batches), model)
     finally:
         for part, momentum in momenta.items():
             part.momentum = momentum
+
+
+def _some(batches: Iterable[T]) -> Iterator[T]:
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:  # update_bn would leave the statistics at mean 0, variance 1
+        raise ValueError("recalibrate_batch_norm gave no batch: it is called before every evaluation, for new ones")

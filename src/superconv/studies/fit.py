@@ -35,7 +35,7 @@ def find_recipe(
 ) -> Found:
     """Choose what `choices` leaves open, by range tests on the training and validation splits.
 
-    The peak is the verdict's `lr_max`; decay and momentum are the preset's.
+    The peak is a share of the verdict's `lr_max`; decay and momentum are the preset's.
 
     Raises:
         UserError: Choices contradict each other, or no rate of the sweep trains the network.
@@ -65,8 +65,8 @@ def find_recipe(
         if bound is None:
             raise UserError(f"no rate of the sweep trained {task.name}: {search.verdict.reason} Or give --max-lr.")
         reasons["max_lr"] = (
-            f"{PEAK:g} × {bound:.3g}, the largest rate that a range test of {length} updates bears: one this short passes "
-            f"by rates that a longer stay would not bear. {search.verdict.reason}"
+            f"{PEAK:g} × {bound:.3g}, the largest rate that a range test of {length} updates bears: one this short "
+            f"passes by rates that a longer stay would not bear. {search.verdict.reason}"
         )
         max_lr = PEAK * bound
     else:

@@ -20,12 +20,13 @@ from superconv.training.task import Task, image_task
 Numbers = dict[str, Any]
 
 
-def run(spec: RunSpec, folder: Path, **options: Any) -> Numbers:
+def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, **options: Any) -> Numbers:
     """Make the run of a spec in a folder, go on with it, or only read it if it is finished there.
 
     Args:
         spec: What to run.
         folder: The run's folder; one that holds another spec's run is refused.
+        about: Added to `run.json`.
         options: Further arguments of `run_task`.
 
     Returns:
@@ -47,7 +48,7 @@ def run(spec: RunSpec, folder: Path, **options: Any) -> Numbers:
         plan=stored_plan(folder) or ExecutionPlan.choose(device=spec.device, plan=spec.plan),
         seed=spec.seed,
         evaluations=spec.evaluations,
-        about={"spec_hash": spec.hash, "task": spec.plain()["task"]},
+        about={"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})},
         **options,
     )
 

@@ -157,9 +157,7 @@ def search_rates(
         if (found := judge(further)).lr_max is None:  # it rose too steeply for the network to learn at all
             break
         curve, verdict = further, found
-    return RateSearch(
-        exploration=exploration, curve=curve, verdict=verdict, seconds=time.perf_counter() - began
-    )
+    return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=time.perf_counter() - began)
 
 
 def _sweep(
