@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from superconv.data.source import TensorSource
 from superconv.history import read
+from superconv.integrations.tensorboard import TensorBoardLogger
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 from superconv.training.hooks import Hook, Stages
@@ -247,3 +249,48 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_so(tmp_path):
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_the_tensorboard_hook_writes_every_number(task, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(task, recipe(), plan=CPU, folder=tmp_path, hooks=[TensorBoardLogger(tmp_path / "tb")], evaluations=2)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    history = read(tmp_path / "history.jsonl")
+    logged = events.Scalars("train/loss")
+    assert [event.step for event in logged] == [row["step"] for row in history]
+    assert [event.value for event in logged] == pytest.approx([row["train_loss"] for row in history])
+    assert len(events.Scalars("validation/accuracy")) == 2
+
+
+def test_fp16_skips_are_not_steps(task):
+    """The bookkeeping of fp16 on a CPU: an optimizer that is not called, as the gradient scaler does on overflow."""
+    skipped = {3, 4, 9}
+
+    class Skipping(torch.optim.SGD):
+        calls = 0
+
+    def make(model, recipe):
+        return Skipping(model.parameters(), lr=0.1, momentum=0.9)
+
+    class Scaler(Hook):
+        rates: ClassVar = []
+
+        def on_start(self, trainer):
+            wrapped = trainer.optimizers[0]
+            original = wrapped.step
+
+            def step(*args, **kwargs):
+                Skipping.calls += 1
+                return None if Skipping.calls in skipped else original(*args, **kwargs)
+
+            trainer.optimizers[0].step = step
+
+        def on_update(self, trainer):
+            self.rates.append(trainer.step)
+
+    scaler = Scaler()
+    run = train(replace(task, optimizer=make), recipe(), plan=CPU, hooks=[scaler])
+    assert run.steps == 60
+    assert Skipping.calls == 63
+    assert scaler.rates == list(range(1, 61))

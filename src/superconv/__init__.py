@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from superconv.rates.verdict import judge as judge
     from superconv.recipe import Recipe as Recipe
     from superconv.specs import Choices as Choices
+    from superconv.specs import ImageTask as ImageTask
     from superconv.studies.fit import fit as fit
     from superconv.studies.saved import load as load
     from superconv.training.loop import train as train
@@ -42,6 +43,7 @@ _HOMES = {
     "judge": "rates.verdict",
     "Recipe": "recipe",
     "Choices": "specs",
+    "ImageTask": "specs",
     "fit": "studies.fit",
     "load": "studies.saved",
     "train": "training.loop",

@@ -36,9 +36,12 @@ def fit(command: cli.Fit, line: str) -> None:
     spec = json.loads(json.dumps(dataclasses.asdict(command.task), default=str))
     settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": command.running.seed}
     folder, say = _open(command.running, plan, command.task.data, settled)
+    task = image_task(command.task)
+    for note in task.facts["notes"]:
+        say(f"note: {note}")
     final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
     numbers = fit_task(
-        image_task(command.task),
+        task,
         folder,
         command.choices,
         final_task=final,
@@ -53,9 +56,8 @@ def fit(command: cli.Fit, line: str) -> None:
 
 def range_test(command: cli.RangeTest, line: str) -> None:
     """`superconv range-test`."""
-    from superconv.recipe import Recipe
+    from superconv.recipe import Recipe, batch_size_for
     from superconv.report.plots import save_curve
-    from superconv.studies.fit import batch_size_for
     from superconv.studies.runner import writes
     from superconv.training.plan import ExecutionPlan
     from superconv.training.progress import ProgressHook

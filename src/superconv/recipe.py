@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import log2
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -143,6 +144,11 @@ class Recipe:
         if not isinstance(value, dict):
             raise UserError(f"{path} holds no recipe: it must be a mapping with steps, batch_size and max_lr")
         return files.checked(cls, value, source=path)
+
+
+def batch_size_for(samples: int) -> int:
+    """A fortieth of the data, as a power of two from 32 to 256."""
+    return 1 << min(8, max(5, round(log2(max(samples, 1) / 40))))
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

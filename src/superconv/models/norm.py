@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from superconv.errors import UserError
+
 
 class GhostBatchNorm(_BatchNorm):
     """Normalises each run of `batch_norm_size` images of a batch by its own statistics.
@@ -42,19 +44,22 @@ class GhostBatchNorm(_BatchNorm):
 
 
 def set_batch_norm_size(model: nn.Module, batch_norm_size: int) -> nn.Module:
-    """Replace every batch norm of a model by one over `batch_norm_size` images, keeping parameters and buffers."""
-    for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            ghost = GhostBatchNorm(
-                child.num_features,
-                batch_norm_size=batch_norm_size,
-                eps=child.eps,
-                momentum=child.momentum,
-                affine=child.affine,
-                track_running_stats=child.track_running_stats,
+    """Turn every batch norm of a model into one over `batch_norm_size` images, in place.
+
+    Raises:
+        UserError: The size is no number of images, or a layer is a batch norm with a behaviour of its own.
+    """
+    if batch_norm_size < 1:
+        raise UserError(f"batch_norm_size must be at least 1 image, not {batch_norm_size}")
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GhostBatchNorm):
+            raise UserError(
+                f"batch_norm_size cannot be set on a {type(norm).__name__}, only on torch's own BatchNorm1d to 3d: "
+                "leave it out or change the model"
             )
-            ghost.load_state_dict(child.state_dict())
-            setattr(model, name, ghost)
-        else:
-            set_batch_norm_size(child, batch_norm_size)
+    for norm in norms:
+        # A new layer would lose type, device, flags and hooks, and the identity of a layer that is used twice.
+        norm.__class__ = GhostBatchNorm
+        vars(norm)["batch_norm_size"] = batch_norm_size
     return model

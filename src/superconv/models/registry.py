@@ -1,27 +1,25 @@
-"""Models by name."""
+"""Models by name; torch is imported only when one is made."""
+
+from __future__ import annotations
 
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from superconv.errors import UserError
-from superconv.models.lenet import lenet
-from superconv.models.mlp import mlp
-from superconv.models.norm import set_batch_norm_size
-from superconv.models.resnet import ResNet
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _RESNET = re.compile(r"resnet(\d+)(-author)?")
-_NAMED: Mapping[str, Callable[..., nn.Module]] = {"mlp": mlp, "lenet": lenet}
+_IMPORT = re.compile(r"(\w+(?:\.\w+)*):(\w+)")
+_NAMED = {"mlp": "superconv.models.mlp:mlp", "lenet": "superconv.models.lenet:lenet"}
 
 
 def available() -> tuple[str, ...]:
@@ -30,9 +28,9 @@ def available() -> tuple[str, ...]:
 
 
 def default_model(image_shape: tuple[int, int, int]) -> str:
-    """A network that fits the images: an MLP below 16 pixels, LeNet for grey ones, ResNet-20 otherwise."""
+    """A network that fits the images: an MLP below LeNet's 13 pixels, LeNet for grey ones, ResNet-20 otherwise."""
     channels, *sides = image_shape
-    if min(sides) < 16:
+    if min(sides) < 13:
         return "mlp"
     return "lenet" if channels == 1 else "resnet20"
 
@@ -50,29 +48,27 @@ def create(
 
     Args:
         name: One of `available`, a ResNet of another depth, or `package.module:callable`, which is called with
-            `num_classes`, and with `image_shape` or `in_channels` if it takes them.
+            `num_classes`, `image_shape` and `in_channels`, each if it takes it.
         num_classes: Number of classes.
         image_shape: (channels, height, width).
         batch_norm_size: Images that batch norm sees together (`GhostBatchNorm`); none takes the batch.
         args: Further arguments of the network, such as `width`.
         weights: A .safetensors file to start from: tensors whose name and shape agree are taken, a classifier of
-            another size stays fresh.
+            another size stays fresh. A warning names what was left.
 
     Raises:
         UserError: The name, an argument or the file is unusable.
     """
+    from torch import nn
+
+    from superconv.models.norm import set_batch_norm_size
+
     factory = _factory(name)
     given = {"num_classes": num_classes, "image_shape": image_shape, "in_channels": image_shape[0]}
-    accepted = signature(factory).parameters
-    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in accepted.values())
-    arguments = {k: v for k, v in given.items() if k in accepted or (k == "num_classes" and takes_any)}
-    if not takes_any and (unknown := set(args or {}) - set(accepted)):
-        own = sorted(set(accepted) - set(given))
-        raise UserError(f"model {name} takes no {', '.join(sorted(unknown))}; it takes {', '.join(own) or 'nothing'}")
     try:
-        model = factory(**{**arguments, **(args or {})})
+        model = factory(**_arguments(name, factory, given, args or {}))
     except (TypeError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"model {name}: {error}") from error
+        raise error if isinstance(error, UserError) else UserError(f"model {name}: {_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
@@ -81,37 +77,72 @@ def create(
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
-    if name in _NAMED:
-        return _NAMED[name]
     if match := _RESNET.fullmatch(name):
         depth = int(match[1])
         if depth < 8 or depth % 6 != 2:
             below = max(8, (depth - 2) // 6 * 6 + 2)
             raise UserError(f"{name}: these ResNets have depth 6n+2; the nearest are {below} and {below + 6}")
-        return partial(ResNet, depth=depth, author=bool(match[2]))
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"model {name} cannot be imported: {error}") from error
-        if not callable(found):
-            raise UserError(f"model {name} is a {type(found).__name__}, not a callable that makes a network")
-        return found  # type: ignore[no-any-return]
+        return partial(_imported("superconv.models.resnet:ResNet"), depth=depth, author=bool(match[2]))
+    path = _NAMED.get(name, name)
+    if _IMPORT.fullmatch(path):
+        return _imported(path)
     close = difflib.get_close_matches(name, available(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(available())}, or package.module:callable"
     raise UserError(f"there is no model {name!r}; {hint}")
 
 
+def _imported(path: str) -> Callable[..., nn.Module]:
+    module, _, attribute = path.partition(":")
+    try:
+        loaded = import_module(module)
+    except ImportError as error:
+        raise UserError(f"model {path} cannot be imported: {_line(error)}") from error
+    found = getattr(loaded, attribute, None)
+    if found is None:
+        raise UserError(f"model {path} cannot be imported: {module} has no {attribute}")
+    if not callable(found):
+        raise UserError(f"model {path} is a {type(found).__name__}, not a callable that makes a network")
+    return found  # type: ignore[no-any-return]
+
+
+def _arguments(
+    name: str, factory: Callable[..., nn.Module], given: Mapping[str, Any], args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a factory is called with: of `given` what it takes, and the user's `args`, which may override none of it."""
+    parameters = signature(factory).parameters
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    named = {k for k, p in parameters.items() if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
+    passed = {k: v for k, v in given.items() if k in named or (k == "num_classes" and takes_any)}
+    settled = passed.keys() | (factory.keywords.keys() if isinstance(factory, partial) else set())
+    refused = {k for k in args if k in settled or not (takes_any or k in named)}
+    if refused:
+        own = ", ".join(sorted(named - settled)) or "nothing"
+        raise UserError(f"model {name} takes no {', '.join(sorted(refused))}; it takes {own}")
+    return {**passed, **args}
+
+
 def _load_matching(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"weights {path} cannot be read: {_line(error)}") from error
     own = model.state_dict()
     matching = {k: v for k, v in stored.items() if k in own and own[k].shape == v.shape}
-    if not matching:
-        raise UserError(f"no tensor of {path} has a name and shape of this model: it is of another architecture")
-    if left := sorted(set(own) - set(matching)):
-        warnings.warn(f"{path}: not found, so left fresh: {', '.join(left)}", stacklevel=3)
+    if not matching.keys() & dict(model.named_parameters()).keys():  # a counter of batches fits every network
+        raise UserError(f"no parameter of {path} has a name and shape of this model: it is of another architecture")
+    fresh, unused = own.keys() - matching.keys(), stored.keys() - matching.keys()
+    if fresh or unused:
+        warnings.warn(f"{path}: left fresh: {_few(fresh)}; not used: {_few(unused)}", stacklevel=3)
     model.load_state_dict(matching, strict=False)
+
+
+def _few(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:6]) or "nothing"
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

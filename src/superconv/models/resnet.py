@@ -20,6 +20,9 @@ class ResNet(nn.Module):
         width: Factor on all channels.
         author: The author's network instead of He et al.'s.
         dropout: Share of activations dropped after each batch norm of a block (the author's variant has 0.2).
+
+    Raises:
+        ValueError: A width that leaves a stage without channels, or a dropout outside 0 to 1.
     """
 
     def __init__(
@@ -34,6 +37,8 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [round(16 * width), round(32 * width), round(64 * width)]
+        if min(widths) < 1:
+            raise ValueError(f"width must be large enough for 1 of 16 channels, not {width}")
         self.stem = nn.Sequential(*_conv_norm(in_channels, widths[0], 1, author, 0.0), nn.ReLU())
         blocks: list[nn.Module] = []
         channels = widths[0]

@@ -242,9 +242,9 @@ class RangeTest:
     def _add_point(self) -> None:
         loss, metric = (_mean(values) for values in zip(*self._pending, strict=True))
         self._pending.clear()
-        due = self._updates % self._evaluate_every == 0 or self._updates == self._steps
-        evaluates = self._evaluate is not None and self._stopped is None and due
-        validation = self._validate() if evaluates else (None, None)
+        last = self._updates == self._steps
+        due = self._evaluate is not None and (last or self._updates % self._evaluate_every == 0)
+        validation = self._validate() if due and self._stopped is None else (None, None)
         point = _Point(self._last_rate, self._updates - 1, loss, metric, *validation)
         self._points.append(point)
         if self._breakdown is not None and self._stopped is None and loss is not None:

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 from typing import Any
 
 from superconv.errors import UserError
-from superconv.recipe import Recipe
+from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
 from superconv.training.hooks import Hook
@@ -139,11 +138,6 @@ def fit(
         hooks=hooks,
         **options,
     )
-
-
-def batch_size_for(samples: int) -> int:
-    """A fortieth of the data, as a power of two from 32 to 256."""
-    return 1 << min(8, max(5, round(log2(max(samples, 1) / 40))))
 
 
 def _steps(choices: Choices, samples: int, batch_size: int) -> int:

@@ -15,7 +15,7 @@ from superconv.rates.curve import Curve, merge
 from superconv.rates.range_test import RangeTest
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.verdict import Verdict, judge
-from superconv.recipe import Recipe
+from superconv.recipe import Recipe, batch_size_for
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
@@ -27,7 +27,7 @@ EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three 
 
 def range_test(
     task: Task,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
     *,
     max_lr: float = 3.0,
     start_lr: float = 0.0,
@@ -46,7 +46,7 @@ def range_test(
     Args:
         task: What is trained.
         recipe: Batch size, momentum (that of the cycle's peak), decay and optimizer of the sweep; its rates and length
-            are not used.
+            are not used. Without one, preset `paper` and a batch of about a fortieth of the data.
         max_lr: Last rate of the sweep; 3 is the paper's.
         start_lr: First rate; 0 is the paper's, an exponential sweep needs more.
         mode: How the rate rises.
@@ -64,6 +64,7 @@ def range_test(
         The curve, which `judge` reads.
     """
     plan = plan or ExecutionPlan.choose()
+    recipe = recipe or Recipe(steps=100, batch_size=batch_size_for(len(task.train)), max_lr=1.0)
     momentum = recipe.momentum if recipe.min_momentum is None else recipe.min_momentum
     swept = replace(recipe, schedule="constant", momentum=momentum, steps=steps, max_lr=max_lr)
     curves = []

@@ -85,5 +85,6 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
             "class_names": list(images.class_names),
             "mean": list(images.mean),
             "std": list(images.std),
+            "notes": list(images.notes),
         },
     )

@@ -61,6 +61,7 @@ class Trainer:
         self.step = 0  # updates that happened
         self.drawn = 0  # batches drawn: more than `step` where fp16 had to skip an update
         self._happened = True
+        self._moved: dict[int, tuple[Source, Source]] = {}
         optimizers[0].register_step_post_hook(self._note_step)
         self.sums = torch.zeros(3, device=self.device, dtype=torch.float64)
 
@@ -72,7 +73,7 @@ class Trainer:
                 f"batch_size {recipe.batch_size} does not divide into {fabric.world_size} processes × "
                 f"{recipe.accumulate} parts; choose a multiple"
             )
-        source = self.task.train.to(self.device)
+        source = self._on_device(self.task.train)
         order = Order(len(source), recipe.batch_size, self.seed, rank=fabric.global_rank, world=fabric.world_size)
         draws = (part for i in count(self.drawn) for part in _parts(order.draw(i), recipe.accumulate))
         return map(self._prepare, source.batches(draws, seed=self.seed, augment=True))
@@ -113,7 +114,7 @@ class Trainer:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         model.eval()
-        source = source.to(self.device)
+        source = self._on_device(source)
         n = len(source)
         taken = n if samples is None else min(samples, n)
         world, rank = self.fabric.world_size, self.fabric.global_rank
@@ -148,6 +149,11 @@ class Trainer:
         group = self.optimizers[0].param_groups[0]
         value = group.get("momentum", group.get("betas", (None,))[0])
         return None if value is None else float(value)
+
+    def _on_device(self, source: Source) -> Source:
+        if id(source) not in self._moved:
+            self._moved[id(source)] = source, source.to(self.device)  # the first keeps the id from being used again
+        return self._moved[id(source)][1]
 
     def _prepare(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, target = batch
