@@ -1,5 +1,7 @@
 """Networks against slow, literal references written from the paper's files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,14 +36,20 @@ def test_he_s_parameter_count():
     assert sum(p.numel() for p in make("resnet20").parameters()) == 269_722  # He et al.: 0.27 M
 
 
+def test_lenet_s_parameter_count():
+    assert sum(p.numel() for p in make("lenet", image_shape=(1, 28, 28)).parameters()) == 431_080  # Caffe's example
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
     [
         ("mlp", (1, 8, 8), 10),
         ("lenet", (1, 28, 28), 10),
         ("lenet", (3, 32, 32), 7),
+        ("lenet", (1, 13, 15), 2),
         ("resnet8", (1, 28, 28), 3),
         ("resnet14-author", (4, 33, 31), 5),
+        ("resnet8-author", (3, 5, 2), 4),
     ],
 )
 def test_any_number_of_channels_classes_and_pixels(name, shape, classes):
@@ -81,11 +89,12 @@ def author_reference(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x.mean((2, 3)) @ weights["head.weight"].T + weights["head.bias"]
 
 
-def test_the_author_s_network_is_its_prototxt():
+@pytest.mark.parametrize("sides", [(32, 32), (33, 30), (9, 7)])
+def test_the_author_s_network_is_its_prototxt(sides):
     network = make("resnet8-author").double()
     network(torch.randn(16, *SHAPE, dtype=torch.float64))  # running statistics other than 0 and 1
     network.eval()
-    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    x = torch.randn(2, 3, *sides, dtype=torch.float64)
     torch.testing.assert_close(network(x), author_reference(network, x))
 
 
@@ -114,7 +123,18 @@ def test_the_author_s_initialisation():
 def test_width_and_dropout_are_arguments():
     wide = make("resnet8", args={"width": 2.5})
     assert wide.head.in_features == 160
-    assert sum(isinstance(m, nn.Dropout) for m in make("resnet8-author", args={"dropout": 0.2}).modules()) == 6
+    assert [type(m).__name__ for m in make("resnet8-author", args={"dropout": 0.2}).blocks[1].residual] == [
+        *("Conv2d", "BatchNorm2d", "Dropout", "ReLU"),
+        *("Conv2d", "BatchNorm2d", "Dropout"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8-author"])
+def test_channels_last_stays_channels_last(name):
+    network = make(name).to(memory_format=torch.channels_last)
+    x = torch.randn(2, *SHAPE).contiguous(memory_format=torch.channels_last)
+    assert network.blocks(network.stem(x)).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(x), network.to(memory_format=torch.contiguous_format)(x.contiguous()))
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (12, 3, 4, 4)])
@@ -145,18 +165,70 @@ def test_any_model_gets_a_batch_norm_size_and_keeps_its_state():
     assert any(isinstance(m, GhostBatchNorm) for m in make("mlp", batch_norm_size=16).modules())
 
 
+def test_a_batch_norm_keeps_type_flags_and_identity():
+    shared = nn.BatchNorm2d(3).double().eval()
+    shared.weight.requires_grad_(False)
+    network = nn.ModuleDict({"a": shared, "b": shared})
+    set_batch_norm_size(network, 4)
+    assert network["a"] is network["b"]
+    assert isinstance(network["b"], GhostBatchNorm)
+    assert not shared.training
+    assert (shared.weight.dtype, shared.weight.requires_grad) == (torch.float64, False)
+    assert set_batch_norm_size(shared, 2) is shared  # the model itself, and again
+    assert shared.batch_norm_size == 2
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+@pytest.mark.parametrize("kind", [Activated, nn.SyncBatchNorm, nn.LazyBatchNorm2d])
+def test_a_batch_norm_of_its_own_behaviour_is_refused_before_anything_changes(kind):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.LazyBatchNorm2d() if kind is nn.LazyBatchNorm2d else kind(3))
+    with pytest.raises(UserError, match=kind.__name__):
+        set_batch_norm_size(network, 4)
+    assert type(network[0]) is nn.BatchNorm2d
+
+
+def test_batch_norm_over_chunks_gives_the_gradients_of_separate_processes():
+    whole, single = (make("resnet8", batch_norm_size=size).double() for size in (6, None))
+    x, y = torch.randn(12, *SHAPE, dtype=torch.float64), torch.arange(12) % 10
+    F.cross_entropy(whole(x), y).backward()
+    for part in (slice(0, 6), slice(6, 12)):  # two processes: the mean of their mean losses
+        (F.cross_entropy(single(x[part]), y[part]) / 2).backward()
+    for ours, theirs in zip(whole.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+
+
 def test_weights_start_a_model_and_a_head_of_another_size_stays_fresh(tmp_path: Path):
     source = make("resnet8")
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    with pytest.warns(UserWarning, match=r"head\.bias, head\.weight"):
+    with pytest.warns(UserWarning, match=r"fresh: head\.bias, head\.weight; not used: head\.bias, head\.weight"):
         started = make("resnet8", num_classes=3, weights=tmp_path / "w.safetensors")
     assert torch.equal(started.stem[0].weight, source.stem[0].weight)
+    make("resnet8", weights=tmp_path / "w.safetensors")  # everything fits: no warning
+    # 24 tensors agree of resnet8's 44 and resnet14's 80: stem 6, head 2, first block 12, counters of the next two 4
+    with pytest.warns(UserWarning, match="fresh: .* and 14 more; not used: .* and 50 more"):
+        make("resnet8", weights=_saved(make("resnet14"), tmp_path))
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
     for path, says in (("bad.safetensors", "cannot be read"), ("absent.safetensors", "cannot be read")):
         with pytest.raises(UserError, match=says):
             make("resnet8", weights=tmp_path / path)
     with pytest.raises(UserError, match="another architecture"):
         make("mlp", weights=tmp_path / "w.safetensors")
+    save_file({"1.num_batches_tracked": torch.tensor(7)}, tmp_path / "counter.safetensors")
+    with pytest.raises(UserError, match=r"counter\.safetensors.*another architecture"):
+        make(f"{__name__}:normed", weights=tmp_path / "counter.safetensors")
+
+
+def _saved(network: nn.Module, folder: Path) -> Path:
+    save_file(network.state_dict(), folder / "deeper.safetensors")
+    return folder / "deeper.safetensors"
+
+
+def normed(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Linear(3072, num_classes))
 
 
 def tiny(num_classes, in_channels, hidden=4):
@@ -169,10 +241,15 @@ def no_network(num_classes):
     return num_classes
 
 
+def anything(**options):
+    return nn.Linear(len(options), options["num_classes"])
+
+
 def test_an_import_string_is_called_with_what_it_takes():
     network = make(f"{__name__}:tiny", args={"hidden": 6})
     assert network[2].out_features == 6
     assert network(torch.randn(2, *SHAPE)).shape == (2, 10)
+    assert make(f"{__name__}:anything", args={"in_channels": 3}).in_features == 2  # num_classes and what was given
 
 
 @pytest.mark.parametrize(
@@ -181,25 +258,38 @@ def test_an_import_string_is_called_with_what_it_takes():
         ("resnet21", {}, "20 and 26"),
         ("resnet2", {}, "8 and 14"),
         ("resnet2O", {}, "did you mean resnet20"),
-        ("lenet", {"image_shape": (1, 8, 8)}, "16×16"),
+        ("lenet", {"image_shape": (1, 12, 40)}, "13×13.*not 12×40"),
+        ("mlp", {"batch_norm_size": 0}, "at least 1 image"),
+        ("mlp", {"args": {"widths": [0]}}, "widths must be 1"),
+        ("resnet8", {"args": {"width": -1}}, "width must be"),
+        ("resnet8", {"args": {"depth": 20}}, "takes no depth; it takes dropout, width"),
+        ("resnet8", {"args": {"num_classes": 3}}, "takes no num_classes"),
         ("mlp", {"args": {"depth": 3}}, "takes no depth; it takes widths"),
         ("no.such.module:net", {}, "cannot be imported"),
         ("torch:nothing", {}, "cannot be imported"),
         ("torch:__version__", {}, "not a callable"),
+        (".models:net", {}, "there is no model"),
+        ("builtins:dict", {}, "no signature"),
         (f"{__name__}:no_network", {}, "not a torch"),
         (f"{__name__}:tiny", {"args": {"hidden": "many"}}, "tiny"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(name, options, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as caught:
         make(name, **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_default_for_every_kind_of_image():
-    assert [models.default_model(shape) for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32))] == [
-        "mlp",
-        "lenet",
-        "resnet20",
-    ]
+    shapes = ((1, 8, 8), (3, 12, 32), (1, 13, 13), (1, 28, 28), (3, 13, 13), (3, 32, 32))
+    names = [models.default_model(shape) for shape in shapes]
+    assert names == ["mlp", "mlp", "lenet", "lenet", "resnet20", "resnet20"]
+    for name, shape in zip(names, shapes, strict=True):
+        assert make(name, image_shape=shape)(torch.randn(2, *shape)).shape == (2, 10)
     for name in models.available():
         make(name)
+
+
+def test_names_need_no_torch():
+    code = "import sys; from superconv import models; models.available(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

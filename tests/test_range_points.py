@@ -49,11 +49,13 @@ def test_groups_and_optimizers_keep_their_ratios():
     # B10
     model, first = plain(0.1, 0.02)
     second = torch.optim.Adam([nn.Parameter(torch.ones(1))], lr=torch.tensor(0.4), foreach=False)
+    rate = second.param_groups[0]["lr"]
     frozen = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.0)
     with RangeTest(model, [first, second, frozen], max_lr=1.0, steps=3) as test:
         for i, _ in enumerate(test.iterate([0])):
             rates = [float(group["lr"]) for o in (first, second, frozen) for group in o.param_groups]
             assert rates == pytest.approx([i / 2, i / 10, i * 2, 0.0])
+            assert second.param_groups[0]["lr"] is rate  # compiled and captured optimizers hold it
             for optimizer in (first, second, frozen):
                 optimizer.step()
             test.record(1.0)
@@ -64,8 +66,9 @@ def test_ratios_in_the_middle_of_a_warm_up_are_those_of_the_initial_rates():
     model, optimizer = plain(0.2, 0.1)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
     assert optimizer.param_groups[0]["lr"] == 0
-    with RangeTest(model, optimizer, max_lr=1.0, start_lr=0.5, steps=3):
-        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+    other = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)  # without a scheduler, so without initial_lr
+    with RangeTest(model, [optimizer, other], max_lr=1.0, start_lr=0.5, steps=3):
+        assert [group["lr"] for o in (optimizer, other) for group in o.param_groups] == [0.5, 0.25, 1.0]
     assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
 
 
@@ -246,3 +249,21 @@ def test_batch_norm_is_estimated_anew_before_an_evaluation_and_put_back():
             assert torch.equal(model[0].running_mean, torch.zeros(2))
             assert model[0].momentum == 0.1
     assert torch.equal(torch.stack(seen), torch.tensor([[3.0, 2.0], [3.0, 2.0]]))
+
+
+def test_a_recalibration_that_runs_dry_is_said():
+    # update_bn would leave mean 0 and variance 1, and every later evaluation would be of another network
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    once = iter([torch.ones(2, 2)])
+    options = {"evaluate": lambda: 0.5, "evaluate_every": 1, "recalibrate_batch_norm": lambda: once}
+    test = RangeTest(model, optimizer, max_lr=1.0, steps=3, **options)
+    with pytest.raises(ValueError, match="recalibrate_batch_norm gave no batch"):
+        sweep(test)
+    assert len(test.curve.lr) == 1
+    assert model[0].momentum == 0.1
+
+
+def test_without_evaluate_there_is_no_evaluation_whatever_its_interval():
+    curve = sweep(RangeTest(*plain(), max_lr=1.0, steps=3, evaluate_every=0)).curve
+    assert curve.validation_metric == (None,) * 3

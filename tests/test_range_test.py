@@ -16,15 +16,6 @@ from torch import Tensor
 from superconv.rates.range_test import RangeTest
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def same(ours: object, theirs: object) -> bool:
     if isinstance(ours, Tensor):
         return isinstance(theirs, Tensor) and torch.equal(ours, theirs)
@@ -243,6 +234,13 @@ def test_optimizers_without_parameters_and_other_things_are_refused():
         RangeTest(model, torch.optim.SGD([{"params": []}], lr=0.1), max_lr=1.0, steps=5)
     with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):
         RangeTest(model, [object()], max_lr=1.0, steps=5)
+
+    class Wrapper(torch.optim.Optimizer):  # as Accelerate's: an Optimizer by name, without hooks
+        def __init__(self) -> None:
+            self.optimizer = optimizer
+
+    with pytest.raises(TypeError, match="inside a framework's wrapper"):
+        RangeTest(model, Wrapper(), max_lr=1.0, steps=5)
     with pytest.raises(TypeError, match="Module"):
         RangeTest(optimizer, optimizer, max_lr=1.0, steps=5)
 

@@ -1,7 +1,6 @@
 """Promise 1's machinery: what is taken down comes back bit for bit, in the same objects."""
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,15 +9,6 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from superconv.rates.snapshot import Snapshot, isolated_rng, probing
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def update(model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
@@ -41,6 +31,7 @@ def network() -> nn.Module:
 def test_parameters_buffers_and_flags_come_back_in_the_same_objects():
     model = network()
     model.register_buffer("hidden", torch.arange(3.0), persistent=False)
+    model.register_buffer("cache", torch.zeros(2), persistent=False)
     model.register_buffer("absent", None)
     model[1].eval()
     model[0].bias.requires_grad_(False)
@@ -51,6 +42,7 @@ def test_parameters_buffers_and_flags_come_back_in_the_same_objects():
         for tensor in model.parameters():
             tensor.mul_(3).add_(torch.nan)
     model.hidden = None
+    model.register_buffer("cache", torch.ones(1))  # makes it persistent
     model.absent = torch.ones(2)
     model.register_buffer("new", torch.ones(1))
     model[1].running_mean = torch.full((5,), 7.0)

@@ -300,7 +300,7 @@ def _running(running: cli.Running, folder: Path) -> dict[str, Any]:
 def _announce(found: "Found", say: Callable[[str], None]) -> None:
     if found.search:
         verdict = found.search.verdict
-        say(f"super-convergence is {verdict.verdict} (confidence {verdict.confidence:.0%}): {verdict.reason}")
+        say(f"super-convergence: {verdict.headline}. {verdict.reason}")
     recipe = found.recipe
     say(f"{recipe.schedule}: {recipe.steps} updates of {recipe.batch_size}, rate up to {recipe.max_lr:.3g}")
 
@@ -327,7 +327,7 @@ def _conclude(numbers: "Numbers", folder: Path, say: Callable[[str], None]) -> N
 
 def _print_verdict(verdict: Verdict) -> None:
     table = Table(show_header=False, box=None)
-    table.add_row("super-convergence", f"{verdict.verdict} (confidence {verdict.confidence:.0%})")
+    table.add_row("super-convergence", verdict.headline)
     for name in ("lr_min", "lr_max", "lr_edge"):
         value = getattr(verdict, name)
         table.add_row(name, "none seen" if value is None else f"{value:.3g}")

@@ -1,5 +1,6 @@
 """The history of a run in TensorBoard."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,16 @@ class TensorBoardLogger(Hook):
         self._writer: Any = None
 
     def on_start(self, trainer: Trainer) -> None:
-        """Open the event file; nothing is logged of sweeps."""
+        """Open the event file, hiding what a resume makes again; nothing is logged of sweeps."""
         if trainer.fabric.is_global_zero and trainer.purpose == "training":
-            self._writer = self._tensorboard.SummaryWriter(self._folder)
+            self._writer = self._tensorboard.SummaryWriter(self._folder, purge_step=trainer.step + 1)
 
     def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
-        """Write one row."""
+        """Write one row, `train_loss` as `train/loss`."""
         if self._writer is not None:
             for name, value in row.items():
                 if name != "step" and value is not None:
-                    self._writer.add_scalar(name.replace("_", "/", 1), value, trainer.step)
+                    self._writer.add_scalar(re.sub("^(train|validation)_", r"\1/", name), value, trainer.step)
 
     def on_end(self, trainer: Trainer) -> None:
         """Close the event file."""

@@ -78,6 +78,11 @@ class Verdict:
     reason: str
 
     @property
+    def headline(self) -> str:
+        """The verdict, with its confidence where it is one."""
+        return self.verdict if self.verdict == "inconclusive" else f"{self.verdict} (confidence {self.confidence:.0%})"
+
+    @property
     def base_lr(self) -> float | None:
         """Lower rate of a single cycle: a tenth of `lr_max`."""
         return None if self.lr_max is None else self.lr_max / 10

@@ -79,7 +79,7 @@ def plot_curve(
     if title is None:
         title = "LR range test"
         if verdict is not None:
-            title = f"Super-convergence: {verdict.verdict} (confidence {100 * verdict.confidence:.0f}\u202f%)"
+            title = f"Super-convergence: {verdict.headline}"
     head(ax, title, lines if len(lines) > 1 else (), bounds=bounds)
     return ax
 

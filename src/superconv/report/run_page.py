@@ -111,7 +111,7 @@ def _tiles(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def _badge(verdict: Verdict) -> tuple[str, str, str]:
-    word = f"Super-convergence: {verdict.verdict} (confidence {100 * verdict.confidence:.0f}\u202f%)"
+    word = f"Super-convergence: {verdict.headline}"
     return MOODS[verdict.verdict], word, verdict.reason
 
 

@@ -63,7 +63,7 @@ class ProgressHook(Hook):
 
 def _parts(trainer: Trainer, row: Mapping[str, float | None], updates_per_second: float) -> list[str]:
     metric = trainer.task.metric_name
-    parts = [f"lr {row['lr']:.3g}", f"loss {row['train_loss']:.3f}"]
+    parts = [f"lr {row['lr']:.3g}", f"loss {row['train_loss']:.4g}"]
     for split in ("train", "validation"):
         value = row.get(f"{split}_{metric}")
         if value is not None:

@@ -70,7 +70,7 @@ def range_test(
     curves = []
     for seed in seeds:
         with isolated_rng():
-            trainer = Trainer(task, swept, plan=plan, seed=seed, hooks=hooks, purpose="range test")
+            trainer = Trainer(task, swept, plan=plan, seed=seed, hooks=hooks, purpose=f"{mode} sweep")
             curves.append(
                 _sweep(
                     trainer,
