@@ -62,6 +62,26 @@ def test_fit_again_needs_a_word(fitted, capsys):
     assert (fitted / "run.json").read_bytes() == before
 
 
+def test_bad_input_costs_no_data_and_leaves_nothing_behind(fitted, tmp_path, capsys):
+    kept = tmp_path / "kept"
+    shutil.copytree(fitted, kept)
+    before = sorted((p.relative_to(kept), p.stat().st_size) for p in kept.rglob("*"))
+    assert run("fit", "digits", "--model", "mlp", "--model-args", "depht", 2, "--out", kept, "--overwrite", *CPU) == 2
+    assert "takes no depht; it takes widths" in capsys.readouterr().err
+    assert sorted((p.relative_to(kept), p.stat().st_size) for p in kept.rglob("*")) == before
+    assert run("fit", "digits", "--model", "resnet21", "--out", tmp_path / "new", *CPU) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+    assert run("fit", "digits", "--max-lr", 0.1, "--steps", 20, "--out", kept, "--overwrite", *CPU) == 0
+    assert Recipe.load(kept / "recipe.yaml").steps == 20
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_arguments_of_a_model_are_numbers(tmp_path):
+    options = ["--model", "resnet8", "--model-args", "width", 0.25, "--max-lr", 0.1, "--steps", 16]
+    assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["args"] == {"width": 0.25}
+
+
 def test_what_is_given_is_not_searched(tmp_path):
     options = ["--max-lr", 0.2, "--weight-decay", 1e-3, "--batch-size", 64, "--steps", 40]
     assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0

@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     from superconv.commands import COMMANDS
 
+    sys.path.insert(0, "")  # --model mynet:callable finds mynet.py here, as with python -m
     try:
         COMMANDS[type(command)](command, shlex.join(["superconv", *given]))
     except UserError as error:

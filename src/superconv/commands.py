@@ -4,7 +4,8 @@ import dataclasses
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,23 +36,23 @@ def fit(command: cli.Fit, line: str) -> None:
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
     spec = json.loads(json.dumps(dataclasses.asdict(command.task), default=str))
     settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": command.running.seed}
-    folder, say = _open(command.running, plan, command.task.data, settled)
     task = image_task(command.task)
-    for note in task.facts["notes"]:
-        say(f"note: {note}")
     final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
-    numbers = fit_task(
-        task,
-        folder,
-        command.choices,
-        final_task=final,
-        plan=plan,
-        seed=command.running.seed,
-        about={"task": spec, "command": line},
-        on_found=lambda found: _announce(found, say),
-        **_running(command.running, folder),
-    )
-    _conclude(numbers, folder, say)
+    with _opened(command.running, plan, command.task.data, settled) as (folder, say):
+        for note in task.facts["notes"]:
+            say(f"note: {note}")
+        numbers = fit_task(
+            task,
+            folder,
+            command.choices,
+            final_task=final,
+            plan=plan,
+            seed=command.running.seed,
+            about={"task": spec, "command": line},
+            on_found=lambda found: _announce(found, say),
+            **_running(command.running, folder),
+        )
+        _conclude(numbers, folder, say)
 
 
 def range_test(command: cli.RangeTest, line: str) -> None:
@@ -114,11 +115,10 @@ def train(command: cli.Train, line: str) -> None:
         evaluations=command.running.evaluations,
     )
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
-    folder, say = _open(command.running, plan, command.task.data, spec.plain())
-    options = _running(command.running, folder)
-    options.pop("evaluations")
-    numbers = run(spec, folder, about={"command": line}, **options)
-    _conclude(numbers, folder, say)
+    with _opened(command.running, plan, command.task.data, spec.plain()) as (folder, say):
+        options = _running(command.running, folder)
+        options.pop("evaluations")
+        _conclude(run(spec, folder, about={"command": line}, **options), folder, say)
 
 
 def judge(command: cli.Judge, line: str) -> None:
@@ -228,16 +228,20 @@ def doctor(command: cli.Doctor, line: str) -> None:
     Console().print(table)
 
 
-def _open(
+@contextmanager
+def _opened(
     running: cli.Running, plan: "ExecutionPlan", data: str, settled: dict[str, Any]
-) -> tuple[Path, Callable[[str], None]]:
-    """The run's folder, made or found again; process 0 decides for all."""
+) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """The run's folder, made or found again; process 0 decides for all.
+
+    What fails before there is a checkpoint leaves nothing behind, and a run that was to be replaced in its place.
+    """
     fabric = plan.fabric()
-    failure = None
-    folder = running.out or _free(Path("runs"), Path(data).name)
+    failure, folder = None, running.out or _free(Path("runs"), Path(data).name)
+    replaced = folder.with_name(f"{folder.name}.replaced")
     if fabric.is_global_zero:
         try:
-            _prepare(folder, running, settled)
+            _prepare(folder, replaced, running, settled)
         except UserError as error:
             failure = str(error)
     folder, failure = fabric.broadcast((folder, failure))
@@ -248,10 +252,21 @@ def _open(
         if fabric.is_global_zero:
             console.print(text, highlight=False, soft_wrap=True)
 
-    return folder, say
+    try:
+        yield folder, say
+    except BaseException:
+        fresh = not running.resume and not (folder / "checkpoint.pt").exists()
+        if fabric.is_global_zero and fresh:
+            shutil.rmtree(folder)
+            if replaced.exists():
+                replaced.rename(folder)
+        raise
+    finally:
+        if fabric.is_global_zero and replaced.exists():
+            shutil.rmtree(replaced)
 
 
-def _prepare(folder: Path, running: cli.Running, settled: dict[str, Any]) -> None:
+def _prepare(folder: Path, replaced: Path, running: cli.Running, settled: dict[str, Any]) -> None:
     spec = folder / "spec.json"
     if running.resume:
         if not spec.exists():
@@ -263,7 +278,9 @@ def _prepare(folder: Path, running: cli.Running, settled: dict[str, Any]) -> Non
             raise UserError(f"{folder} is not empty and holds no run of superconv; choose another --out")
         if not running.overwrite:
             raise UserError(f"{folder} holds a run; add --resume to go on with it, or --overwrite to replace it")
-        shutil.rmtree(folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        folder.rename(replaced)
     files.write_json(spec, settled)
 
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,8 +22,8 @@ class ImageTask:
     model: str | None = None
     """mlp, lenet, resnet20 (any 6n+2), resnet20-author (as in the paper's files) or package.module:callable; none
     takes one that fits the images."""
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the model, such as width 2."""
+    model_args: tuple[tuple[str, int | float | str], ...] = ()
+    """Further arguments of the model: names and values, such as width 2."""
     weights: Path | None = None
     """A .safetensors file to start from."""
     batch_norm_size: int | None = None
@@ -153,7 +152,8 @@ class RunSpec:
 
     def plain(self) -> dict[str, Any]:
         """The spec as plain values; the recipe without its reasons, which change nothing."""
-        task = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.task).items()}
+        task = asdict(self.task) | {"model_args": dict(self.task.model_args)}
+        task = {k: str(v) if isinstance(v, Path) else v for k, v in task.items()}
         recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons"}
         rest = {k: getattr(self, k) for k in ("seed", "device", "plan", "evaluations")}
         return {"task": task, "recipe": recipe, **rest}
