@@ -33,8 +33,8 @@ class HessianFreeLR:
         ‖θ₁ − θ₀‖ / ‖g(θ₁) − g(θ₀)‖
 
     which holds for momentum, Adam and a changing rate. Gradients are taken as the optimizer sees them: unscaled,
-    reduced over processes, coupled weight decay added. Where they come from different minibatches, their noise is part of the
-    denominator in both forms, so the estimate is smaller than that of the whole data.
+    reduced over processes, coupled weight decay added. Where they come from different minibatches, their noise is
+    part of the denominator in both forms, so the estimate is smaller than that of the whole data.
 
     A step is an update that happened: what a gradient scaler skips leaves the estimate alone. Nothing is read from the
     device but by `value`, `raw` and `curvature` (and, under fp16 with a fused optimizer, whether a step was skipped).
@@ -43,7 +43,8 @@ class HessianFreeLR:
     Args:
         optimizer: One optimizer, or several that step in turn; an estimate is made when all have.
         form: `corrected` or `plain`.
-        norm: `l1` is the paper's. `l2` stays within the inverse eigenvalues of any Hessian, `l1` of a diagonal one only.
+        norm: `l1` is the paper's. `l2` stays within the inverse eigenvalues of any Hessian, `l1` only of a diagonal
+            one.
         scope: One estimate for the network, for every parameter tensor (`layer`), or for every element, then signed.
         stride: Steps between the iterates that are compared; the author's long run has 10.
         rescale: Multiply the plain form's rate by the stride, as so many steps moved the weights; the author did not.
