@@ -120,14 +120,13 @@ def _updates(
     rates: list[float] = []
     mark, marked = time.perf_counter(), trainer.step
     while trainer.step < steps:
-        lr, momentum = trainer.lr, trainer.momentum
         if not trainer.update(batches):
             continue
         for hook in trainer.hooks:
             hook.on_update(trainer)
-        step, asked = trainer.step, request.asked
+        step, asked = trainer.step, request.asked or trainer.stop
         if logs := step % log_every == 0 or step in evaluate_at or step == steps:
-            row: Row = {"step": step, "lr": lr, "momentum": momentum}
+            row: Row = {"step": step, "lr": trainer.lr, "momentum": trainer.momentum}
             row |= {f"train_{name}": value for name, value in trainer.read().items()}
             rate = (step - marked) * trainer.recipe.batch_size / (time.perf_counter() - mark)
             rates += [rate] if marked else []  # the first stretch holds the warm-up

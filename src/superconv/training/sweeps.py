@@ -201,12 +201,14 @@ def _sweep(
         for hook in trainer.hooks:
             hook.on_start(trainer)
         for _ in test.iterate(range(recipe.steps)):
-            lr = trainer.lr
             trainer.update(batches)
             scores = trainer.read()
             test.record(scores["loss"], metric=scores[metric] if metric else None)
             for hook in trainer.hooks:
-                hook.on_log(trainer, {"step": trainer.step, "lr": lr, **{f"train_{k}": v for k, v in scores.items()}})
+                hook.on_update(trainer)
+                hook.on_log(
+                    trainer, {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
+                )
     for hook in trainer.hooks:
         hook.on_end(trainer)
     return test.curve

@@ -58,8 +58,10 @@ class Trainer:
         self.schedulers = [ScheduledLR(o, recipe.learning_rate(), recipe.momentum_schedule()) for o in optimizers]
         smoothed = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
         self.criterion = partial(task.loss, **smoothed)
+        self.lr, self.momentum = self._rates()  # of the last update
         self.step = 0  # updates that happened
         self.drawn = 0  # batches drawn: more than `step` where fp16 had to skip an update
+        self.stop = False  # a hook may set it: the run then ends after this update, as if it had been interrupted
         self._happened = True
         self._moved: dict[int, tuple[Source, Source]] = {}
         optimizers[0].register_step_post_hook(self._note_step)
@@ -91,6 +93,7 @@ class Trainer:
                 self.stages.backward(self.fabric, loss / parts)
             self._measure(output.detach(), target, loss.detach())
         self.drawn += 1
+        self.lr, self.momentum = self._rates()
         if self.recipe.clip_norm:
             for optimizer in self.optimizers:
                 self.fabric.clip_gradients(
@@ -126,6 +129,13 @@ class Trainer:
                 sums += self._weighted(output, target, self.task.loss(output, target))
         return self._means(sums)
 
+    def fixed_batch(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Always the same training samples, evenly spaced, not augmented; at most `samples`."""
+        source = self._on_device(self.task.train)
+        indices = torch.linspace(0, len(source) - 1, min(samples, len(source))).long()
+        batch = next(source.batches([(torch.zeros_like(indices), indices)], seed=self.seed, augment=False))
+        return self._prepare(batch)
+
     def read(self) -> dict[str, float]:
         """Mean training loss and metric since the last reading, over all processes; waits for the device."""
         means = self._means(self.sums)
@@ -138,17 +148,11 @@ class Trainer:
             return flag
         return bool(self._summed(torch.tensor(float(flag), device=self.device)) > 0)
 
-    @property
-    def lr(self) -> float:
-        """Rate of the next update."""
-        return float(self.optimizers[0].param_groups[0]["lr"])
-
-    @property
-    def momentum(self) -> float | None:
-        """Momentum, or first beta, of the next update."""
+    def _rates(self) -> tuple[float, float | None]:
+        """Rate, and momentum or first beta, that the optimizers are set to."""
         group = self.optimizers[0].param_groups[0]
-        value = group.get("momentum", group.get("betas", (None,))[0])
-        return None if value is None else float(value)
+        momentum = group.get("momentum", group.get("betas", (None,))[0])
+        return float(group["lr"]), None if momentum is None else float(momentum)
 
     def _on_device(self, source: Source) -> Source:
         if id(source) not in self._moved:

@@ -1,0 +1,96 @@
+"""The curvature estimate of a run, while it goes: `HessianFreeLR` at every update, 2/λ now and then."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from superconv.history import History, Row
+from superconv.rates.curvature import stable_lr, top_eigenvalues
+from superconv.rates.hessian_free import HessianFreeLR
+from superconv.training.hooks import Hook
+from superconv.training.trainer import Trainer
+
+PROBE_SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimation:
+    """What an `EstimateHook` measures."""
+
+    forms: Mapping[str, Mapping[str, Any]]
+    """Column of the rows → arguments of a `HessianFreeLR`; with `buffers` true, the model's buffers are counted."""
+    every: int = 1
+    """Updates between two rows; reading an estimate waits for the device."""
+    probe_every: int = 0
+    """Updates between two probes of the top eigenvalue, each some ten to forty Hessian-vector products; 0: none."""
+    stop_after: int | None = None
+    """End the run after so many updates; none lets it go on."""
+
+
+class EstimateHook(Hook):
+    """Measures a run's curvature; the rows (`step`, `lr`, one column a form, at probes `stable_lr`) lie in `rows`.
+
+    The probes' loss is that of a fixed batch of training samples, not augmented, in training mode.
+
+    Args:
+        estimation: What to measure.
+        folder: Process 0 also writes the rows of a training to `estimate.jsonl` there.
+    """
+
+    def __init__(self, estimation: Estimation, folder: Path | None = None) -> None:
+        self.estimation, self.folder = estimation, folder
+        self.rows: list[Row] = []
+        self._estimates: dict[str, HessianFreeLR] = {}
+        self._open = ExitStack()
+        self._history: History | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Attach the estimates to the run's optimizers."""
+        self.rows = []
+        optimizers = [optimizer.optimizer for optimizer in trainer.optimizers]
+        for name, options in self.estimation.forms.items():
+            modules = [trainer.model.module] if options.get("buffers") else []
+            rest = {k: v for k, v in options.items() if k != "buffers"}
+            self._estimates[name] = HessianFreeLR(optimizers, modules=modules, **rest)
+        if self.folder and trainer.purpose == "training" and trainer.fabric.is_global_zero:
+            self._history = self._open.enter_context(History(self.folder / "estimate.jsonl", until=trainer.step))
+
+    def on_update(self, trainer: Trainer) -> None:
+        """Read the estimates, and probe where that is due."""
+        step, estimation = trainer.step, self.estimation
+        probes = estimation.probe_every and step % estimation.probe_every == 0
+        if step % estimation.every == 0 or probes:
+            row: Row = {"step": step, "lr": trainer.lr}
+            row |= {name: estimate.value for name, estimate in self._estimates.items()}
+            row |= {f"{name}_raw": estimate.raw for name, estimate in self._estimates.items()}
+            if probes:
+                row |= self._probe(trainer)
+            self.rows.append(row)
+            if self._history:
+                self._history.append(row)
+        if estimation.stop_after is not None and step >= estimation.stop_after:
+            trainer.stop = True
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Take the estimates off again."""
+        for estimate in self._estimates.values():
+            estimate.remove()
+        self._estimates = {}
+        self._history = None
+        self._open.close()
+
+    def _probe(self, trainer: Trainer) -> Row:
+        inputs, target = trainer.fixed_batch(PROBE_SAMPLES)
+        model, group = trainer.model.module, trainer.optimizers[0].param_groups[0]
+        found = top_eigenvalues(model, lambda: trainer.task.loss(model(inputs), target))
+        eigenvalue = float(found.values[0])
+        bound = stable_lr(eigenvalue, momentum=trainer.momentum or 0.0, nesterov=bool(group.get("nesterov")))
+        return {
+            "eigenvalue": eigenvalue,
+            "residual": float(found.residuals[0]),
+            "stable_lr": 2 / eigenvalue if eigenvalue > 0 else None,
+            "stable_lr_momentum": bound if isfinite(bound) else None,
+        }
