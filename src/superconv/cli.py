@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from superconv.errors import Interrupted, UserError
+from superconv.recipe import ScheduleName
 from superconv.specs import Choices, Comparison, ImageTask
 
 
@@ -104,6 +105,51 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The rate that curvature allows, measured over the first updates by the paper's method and a corrected one."""
+
+    task: OmitArgPrefixes[ImageTask]
+    schedule: ScheduleName = "one_cycle"
+    """Course of the rate."""
+    max_lr: float = 1.0
+    """Peak of the cycle, or the other schedules' initial rate."""
+    base_lr: float | None = None
+    """Rate of update 0 of a cycle; none takes a tenth of the peak."""
+    total_steps: int = 10000
+    """Length of the schedule in updates; the paper's cycle has 10,000."""
+    steps: int = 300
+    """Updates to make; the paper shows the first 300."""
+    batch_size: int | None = None
+    """Samples per update; none takes about a fortieth of the data, 32 to 256."""
+    momentum: float = 0.9
+    """Momentum, or first beta, throughout."""
+    nesterov: bool = False
+    """Nesterov's momentum; the paper's runs are without."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    optimizer: str = "SGD"
+    """Any class of torch.optim."""
+    forms: tuple[Literal["plain", "plain_with_buffers", "corrected", "corrected_l2"], ...] = (
+        "plain",
+        "plain_with_buffers",
+        "corrected",
+        "corrected_l2",
+    )
+    """The paper's form, with and without batch-norm buffers; the corrected one by L1 and L2 norms."""
+    stride: int = 1
+    """Updates between the iterates that are compared; the paper's long run has 10."""
+    rescale: bool = False
+    """Multiply the plain forms by the stride, which the author did not."""
+    probe_every: int = 0
+    """Updates between two probes of the top eigenvalue λ, each worth some 20 to 80 updates of 256 samples; 0: none."""
+    seed: int = 0
+    """Decides initial weights, order and augmentation."""
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    out: Path = Path("estimate")
+    """Folder for estimate.jsonl, estimate.json and the figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """The verdict on a range test made anywhere: a CSV with the columns lr and test_accuracy."""
 
@@ -175,6 +221,7 @@ Command = (
     Annotated[Fit, subcommand("fit")]
     | Annotated[RangeTest, subcommand("range-test")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Estimate, subcommand("estimate")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Report, subcommand("report")]

@@ -3,9 +3,8 @@
 import dataclasses
 import importlib.metadata
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import cli, files
-from superconv.errors import UserError
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import Verdict
 from superconv.rates.verdict import judge as judge_curve
@@ -34,13 +32,13 @@ def fit(command: cli.Fit, line: str) -> None:
     from superconv.training.task import image_task
 
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
-    spec = json.loads(json.dumps(dataclasses.asdict(command.task), default=str))
+    spec = command.task.plain()
     settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": command.running.seed}
     task = image_task(command.task)
     final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
-    with _opened(command.running, plan, command.task.data, settled) as (folder, say):
+    with _folder(command.running, plan, command.task.data, settled) as folder:
         for note in task.facts["notes"]:
-            say(f"note: {note}")
+            _say(f"note: {note}")
         numbers = fit_task(
             task,
             folder,
@@ -49,10 +47,10 @@ def fit(command: cli.Fit, line: str) -> None:
             plan=plan,
             seed=command.running.seed,
             about={"task": spec, "command": line},
-            on_found=lambda found: _announce(found, say),
+            on_found=_announce,
             **_running(command.running, folder),
         )
-        _conclude(numbers, folder, say)
+        _conclude(numbers, folder)
 
 
 def range_test(command: cli.RangeTest, line: str) -> None:
@@ -115,10 +113,56 @@ def train(command: cli.Train, line: str) -> None:
         evaluations=command.running.evaluations,
     )
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
-    with _opened(command.running, plan, command.task.data, spec.plain()) as (folder, say):
+    with _folder(command.running, plan, command.task.data, spec.plain()) as folder:
         options = _running(command.running, folder)
         options.pop("evaluations")
-        _conclude(run(spec, folder, about={"command": line}, **options), folder, say)
+        _conclude(run(spec, folder, about={"command": line}, **options), folder)
+
+
+def estimate(command: cli.Estimate, line: str) -> None:
+    """`superconv estimate`."""
+    from superconv.recipe import Recipe, batch_size_for
+    from superconv.report.estimates import save_estimates
+    from superconv.studies.estimate import estimate as measure
+    from superconv.studies.runner import writes
+    from superconv.training.plan import ExecutionPlan
+    from superconv.training.progress import ProgressHook
+    from superconv.training.task import image_task
+
+    task = image_task(command.task)
+    recipe = Recipe(
+        steps=command.total_steps,
+        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        max_lr=command.max_lr,
+        base_lr=command.base_lr,
+        schedule=command.schedule,
+        momentum=command.momentum,
+        min_momentum=None,
+        weight_decay=command.weight_decay,
+        optimizer=command.optimizer,
+        optimizer_args={"nesterov": True} if command.nesterov else {},
+    )
+    found = measure(
+        task,
+        recipe,
+        command.out,
+        forms=command.forms,
+        steps=command.steps,
+        stride=command.stride,
+        rescale=command.rescale,
+        probe_every=command.probe_every,
+        plan=ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan),
+        seed=command.seed,
+        hooks=[ProgressHook(console)],
+        about={"command": line},
+    )
+    if writes():
+        save_estimates(found.rows, command.out / "estimate.png")
+        table = Table("estimate", "median rate", box=None)
+        for name, value in found.medians.items():
+            table.add_row("2/λ" if name == "stable_lr" else name, "not measured" if value is None else f"{value:.3g}")
+        Console().print(table)
+        console.print(f"rows and figure are in {command.out}")
 
 
 def judge(command: cli.Judge, line: str) -> None:
@@ -228,74 +272,20 @@ def doctor(command: cli.Doctor, line: str) -> None:
     Console().print(table)
 
 
-@contextmanager
-def _opened(
+def _folder(
     running: cli.Running, plan: "ExecutionPlan", data: str, settled: dict[str, Any]
-) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """The run's folder, made or found again; process 0 decides for all.
+) -> AbstractContextManager[Path]:
+    from superconv.studies.folder import run_folder
 
-    What fails before there is a checkpoint leaves nothing behind, and a run that was to be replaced in its place.
-    """
-    fabric = plan.fabric()
-    failure, folder = None, running.out or _free(Path("runs"), Path(data).name)
-    replaced = folder.with_name(f"{folder.name}.replaced")
-    if fabric.is_global_zero:
-        try:
-            _prepare(folder, replaced, running, settled)
-        except UserError as error:
-            failure = str(error)
-    folder, failure = fabric.broadcast((folder, failure))
-    if failure:
-        raise UserError(failure)
-
-    def say(text: str) -> None:
-        if fabric.is_global_zero:
-            console.print(text, highlight=False, soft_wrap=True)
-
-    try:
-        yield folder, say
-    except BaseException:
-        fresh = not running.resume and not (folder / "checkpoint.pt").exists()
-        if fabric.is_global_zero and fresh:
-            shutil.rmtree(folder)
-            if replaced.exists():
-                replaced.rename(folder)
-        raise
-    finally:
-        if fabric.is_global_zero and replaced.exists():
-            shutil.rmtree(replaced)
+    options = {"resume": running.resume, "overwrite": running.overwrite}
+    return run_folder(running.out, name=Path(data).name, settled=settled, plan=plan, **options)
 
 
-def _prepare(folder: Path, replaced: Path, running: cli.Running, settled: dict[str, Any]) -> None:
-    spec = folder / "spec.json"
-    if running.resume:
-        if not spec.exists():
-            raise UserError(f"{folder} holds no run to resume; name it with --out")
-        if (before := files.read_json(spec)) != settled:
-            raise UserError(f"{folder} holds a run with other options ({_differences(before, settled)})")
-    elif folder.exists() and any(folder.iterdir()):
-        if not spec.exists():
-            raise UserError(f"{folder} is not empty and holds no run of superconv; choose another --out")
-        if not running.overwrite:
-            raise UserError(f"{folder} holds a run; add --resume to go on with it, or --overwrite to replace it")
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        folder.rename(replaced)
-    files.write_json(spec, settled)
+def _say(text: str) -> None:
+    from superconv.studies.runner import writes
 
-
-def _differences(before: Any, now: Any, path: str = "") -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [k for k in before.keys() | now.keys() if before.get(k) != now.get(k)]
-        return ", ".join(_differences(before.get(k), now.get(k), k) for k in sorted(keys))
-    return f"{path} was {before}, is {now}"
-
-
-def _free(root: Path, name: str) -> Path:
-    number = 1
-    while (root / f"{name}-{number}").exists():
-        number += 1
-    return root / f"{name}-{number}"
+    if writes():
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _running(running: cli.Running, folder: Path) -> dict[str, Any]:
@@ -314,32 +304,34 @@ def _running(running: cli.Running, folder: Path) -> dict[str, Any]:
     }
 
 
-def _announce(found: "Found", say: Callable[[str], None]) -> None:
+def _announce(found: "Found") -> None:
     if found.search:
         verdict = found.search.verdict
-        say(f"super-convergence: {verdict.headline}. {verdict.reason}")
+        _say(f"super-convergence: {verdict.headline}. {verdict.reason}")
+        if found.search.agreement:
+            _say(found.search.agreement.sentence)
     recipe = found.recipe
-    say(f"{recipe.schedule}: {recipe.steps} updates of {recipe.batch_size}, rate up to {recipe.max_lr:.3g}")
+    _say(f"{recipe.schedule}: {recipe.steps} updates of {recipe.batch_size}, rate up to {recipe.max_lr:.3g}")
 
 
-def _conclude(numbers: "Numbers", folder: Path, say: Callable[[str], None]) -> None:
+def _conclude(numbers: "Numbers", folder: Path) -> None:
     from superconv.report.html import write_report
     from superconv.studies.runner import writes
 
     if not writes():
         return
     if numbers["stopped"] == "diverged":
-        say(f"the loss became infinite at update {numbers['steps']}: lower --max-lr")
+        _say(f"the loss became infinite at update {numbers['steps']}: lower --max-lr")
     for split in ("validation", "test"):
         value = numbers.get(f"{split}_{numbers['metric']}")
         if value is not None:
-            say(
+            _say(
                 f"{split} {numbers['metric']} {value:.2%}"
                 if numbers["metric"] == "accuracy"
                 else f"{split} {value:.5g}"
             )
-    say(f"{numbers['steps']} updates in {numbers['seconds']:.1f} s, search {numbers.get('search_seconds', 0):.1f} s")
-    say(f"report: {write_report([folder], folder / 'report.html')}")
+    _say(f"{numbers['steps']} updates in {numbers['seconds']:.1f} s, search {numbers.get('search_seconds', 0):.1f} s")
+    _say(f"report: {write_report([folder], folder / 'report.html')}")
 
 
 def _print_verdict(verdict: Verdict) -> None:
@@ -363,6 +355,7 @@ COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
     cli.Fit: fit,
     cli.RangeTest: range_test,
     cli.Train: train,
+    cli.Estimate: estimate,
     cli.Judge: judge,
     cli.Compare: compare,
     cli.Report: report,

@@ -45,6 +45,11 @@ class ImageTask:
     split_seed: int = 0
     """Seed of the subset and of the validation split, apart from the run's."""
 
+    def plain(self) -> dict[str, Any]:
+        """The task as plain values, for JSON and hashes."""
+        task = asdict(self) | {"model_args": dict(self.model_args)}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in task.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
@@ -80,6 +85,10 @@ class Choices:
     """Parts in which an update's gradient is computed."""
     sweep_seeds: int = 1
     """Networks that the range test is made with."""
+    estimate: bool = False
+    """Measure the Hessian-free estimate of the rate as well, in the range test and in the training."""
+    max_lr_from: Literal["range_test", "both"] = "range_test"
+    """What bounds the peak: the range test, or the smaller of it and of the Hessian-free estimate."""
 
     def recipe(self, *, batch_size: int, steps: int, max_lr: float, reasons: dict[str, str]) -> Recipe:
         """The recipe of these choices."""
@@ -152,11 +161,9 @@ class RunSpec:
 
     def plain(self) -> dict[str, Any]:
         """The spec as plain values; the recipe without its reasons, which change nothing."""
-        task = asdict(self.task) | {"model_args": dict(self.task.model_args)}
-        task = {k: str(v) if isinstance(v, Path) else v for k, v in task.items()}
         recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons"}
         rest = {k: getattr(self, k) for k in ("seed", "device", "plan", "evaluations")}
-        return {"task": task, "recipe": recipe, **rest}
+        return {"task": self.task.plain(), "recipe": recipe, **rest}
 
     @property
     def hash(self) -> str:

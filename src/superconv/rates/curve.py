@@ -48,6 +48,7 @@ class Curve:
         stopped: (seed, reason) of every sweep that ended early because training broke down.
         total_steps: Updates that were planned, None if unknown.
         max_lr: Largest rate that was planned, None if unknown.
+        estimate: Smoothed curvature estimate of the rate (`HessianFreeLR`) after each row; empty if not measured.
     """
 
     lr: tuple[float, ...]
@@ -62,6 +63,7 @@ class Curve:
     stopped: tuple[tuple[int, str], ...] = ()
     total_steps: int | None = None
     max_lr: float | None = None
+    estimate: tuple[float | None, ...] = ()
 
     # JSON knows no NaN: a diverged value is written as "NaN" or "Infinity", and pydantic reads those back.
     __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_inf_nan": "strings", "extra": "forbid"}
@@ -70,6 +72,8 @@ class Curve:
         for name in ("step", "seed", *_PREFERRED):
             if len(getattr(self, name)) != len(self.lr):
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows, lr has {len(self.lr)}")
+        if len(self.estimate) not in (0, len(self.lr)):
+            raise ValueError(f"estimate has {len(self.estimate)} rows, lr has {len(self.lr)}")
         if not all(np.isfinite(rate) and rate >= 0 for rate in self.lr):
             raise ValueError("every learning rate of a curve must be finite and >= 0")
 
@@ -229,7 +233,7 @@ def merge(curves: Sequence[Curve]) -> Curve:
     seeds = [seed for curve in curves for seed in curve.seeds]
     if len(seeds) != len(set(seeds)):
         raise ValueError(f"each curve needs seeds of its own, got {seeds}")
-    names = ("lr", "step", "seed", *_PREFERRED, "stopped")
+    names = ("lr", "step", "seed", *_PREFERRED, "stopped", "estimate")
     stacked: dict[str, Any] = {n: tuple(row for c in curves for row in getattr(c, n)) for n in names}
     same_steps = len({c.total_steps for c in curves}) == 1
     same_rate = len({c.max_lr for c in curves}) == 1

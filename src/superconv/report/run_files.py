@@ -33,6 +33,8 @@ class RunFiles:
     sweeps: RangeTestFile | None
     """None where the largest rate was given."""
     rows: Sequence[Row]
+    estimates: Sequence[Row]
+    """`estimate.jsonl`; empty if there is none."""
     numbers: Mapping[str, Any]
     """`run.json`; empty while the run is not finished."""
 
@@ -111,6 +113,7 @@ def read_run(folder: Path) -> RunFiles:
         recipe=Recipe.load(recipe_file) if recipe_file.exists() else None,
         sweeps=_read_sweeps(sweeps_file) if sweeps_file.exists() else None,
         rows=files.checked(list[dict[str, float | None]], rows, source=history_file),
+        estimates=history.read(estimates) if (estimates := folder / "estimate.jsonl").exists() else [],
         numbers=_mapping(folder / "run.json"),
     )
 

@@ -2,10 +2,12 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 
+from superconv.rates.agreement import compare_estimate
 from superconv.rates.verdict import Verdict, judge
 from superconv.recipe import Recipe
+from superconv.report.estimates import plot_agreement, plot_estimates
 from superconv.report.page import Page, Picture, Section, Table, duration, pace, score
 from superconv.report.plots import plot_curve, plot_history, plot_schedule
 from superconv.report.run_files import RangeTestFile, RunFiles
@@ -36,14 +38,13 @@ CYCLE_ONLY = ("base_lr", "final_lr", "warmup", "annihilation", "anneal", "min_mo
 
 def run_page(run: RunFiles) -> Page:
     """Lay out the report of a run, of whatever there is of it."""
+    sections = (_rates(run), _curvature(run), _schedule(run), _training(run), *_facts(run), _splits(run), _repeat(run))
     return Page(
         title=run.title,
         subtitle=" · ".join(_subtitle(run)),
         tiles=_tiles(run),
         badge=_badge(run.sweeps.verdict) if run.sweeps else None,
-        sections=[
-            s for s in (_rates(run), _schedule(run), _training(run), *_facts(run), _splits(run), _repeat(run)) if s
-        ],
+        sections=[section for section in sections if section],
     )
 
 
@@ -147,6 +148,19 @@ def _sweep_pictures(sweeps: RangeTestFile) -> list[Picture]:
         caption += " The edge is where it has fallen." if verdict.lr_edge is not None else " No fall was seen."
         pictures.append(Picture("range-test", plot_curve(curve, verdict=verdict), caption))
     return pictures
+
+
+def _curvature(run: RunFiles) -> Section | None:
+    pictures, text = [], []
+    if run.sweeps and run.sweeps.curve.estimate:
+        curve, verdict = run.sweeps.curve, run.sweeps.verdict
+        text.append(compare_estimate(verdict, curve.lr, curve.estimate).sentence)
+        caption = "The range test, and the estimate measured in the same sweep (right axis, logarithmic)."
+        pictures.append(Picture("agreement", plot_agreement(curve, verdict), caption))
+    if run.estimates:
+        caption = "The estimate while training, the rate in use, and 2/λ where the top eigenvalue λ was probed."
+        pictures.append(Picture("estimate", plot_estimates(run.estimates), caption))
+    return Section(title="What curvature allows", text=text, pictures=pictures) if pictures else None
 
 
 def _schedule(run: RunFiles) -> Section | None:
@@ -260,8 +274,7 @@ def _train_command(run: RunFiles) -> str:
     command = ["superconv", "train", str(run.task["data"]), "--recipe", "recipe.yaml", "--seed", str(run.seed or 0)]
     for field in fields(ImageTask):
         value = run.task.get(field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if field.name == "data" or value is None or value == default:
+        if field.name == "data" or value in (None, {}, field.default):
             continue
         command.append("--" + field.name.replace("_", "-"))
         command += [str(x) for pair in value.items() for x in pair] if isinstance(value, dict) else [str(value)]

@@ -10,6 +10,7 @@ from superconv.errors import UserError
 from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
+from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import RateSearch, range_test, search_rates
@@ -57,6 +58,7 @@ def find_recipe(
             trial,
             steps=length,
             seeds=range(seed, seed + choices.sweep_seeds),
+            estimate=choices.estimate or choices.max_lr_from == "both",
             plan=plan,
             hooks=hooks,
         )
@@ -68,6 +70,10 @@ def find_recipe(
             f"passes by rates that a longer stay would not bear. {search.verdict.reason}"
         )
         max_lr = PEAK * bound
+        curvature = search.agreement.estimate if search.agreement and choices.max_lr_from == "both" else None
+        if curvature is not None and curvature < max_lr:
+            max_lr = curvature
+            reasons["max_lr"] = f"the curvature estimate, which is below what the range test gives ({PEAK * bound:.3g})"
     else:
         reasons["max_lr"] = "given"
     if choices.minutes is not None:
@@ -128,6 +134,10 @@ def fit(
             found.search.save(sweeps_file)
     if on_found:
         on_found(found)
+    if choices.estimate:
+        tenth = max(1, found.recipe.steps // 10)
+        measured = Estimation(forms={"estimate": {"norm": "l2"}}, every=max(1, tenth // 10), probe_every=2 * tenth)
+        hooks = [*hooks, EstimateHook(measured, folder)]
     return run_task(
         final_task or task,
         found.recipe,

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from superconv import files
 from superconv.errors import UserError
+from superconv.rates.agreement import Agreement, compare_estimate
 from superconv.rates.curve import Curve, merge
+from superconv.rates.hessian_free import HessianFreeLR
 from superconv.rates.range_test import RangeTest
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.verdict import Verdict, judge
@@ -38,6 +40,7 @@ def range_test(
     validation_samples: int = 2000,
     recalibrate_batch_norm: int = 0,
     stop: bool = True,
+    estimate: bool = False,
     plan: ExecutionPlan | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Curve:
@@ -57,8 +60,9 @@ def range_test(
         recalibrate_batch_norm: Batches over which batch-norm statistics are estimated anew before each reading; 0
             takes the running ones.
         stop: Whether blow-up of the loss and collapse of the metric end a sweep; a loss that is not finite always does.
+        estimate: Measure the curvature estimate as well (`HessianFreeLR`, corrected, L2), for `Curve.estimate`.
         plan: Where it runs.
-        hooks: Their `on_log` sees every point.
+        hooks: Their `on_update` and `on_log` see every point.
 
     Returns:
         The curve, which `judge` reads.
@@ -80,6 +84,7 @@ def range_test(
                     validation_samples=validation_samples,
                     recalibrate_batch_norm=recalibrate_batch_norm,
                     stop=stop,
+                    estimate=estimate,
                 )
             )
     return merge(curves)
@@ -95,6 +100,11 @@ class RateSearch:
     verdict: Verdict
     seconds: float
     """What both sweeps took."""
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """What the curvature estimate says to the range test; none if it was not measured."""
+        return compare_estimate(self.verdict, self.curve.lr, self.curve.estimate) if self.curve.estimate else None
 
     def save(self, path: Path) -> None:
         """Write `range_test.json`."""
@@ -170,6 +180,7 @@ def _sweep(
     validation_samples: int,
     recalibrate_batch_norm: int,
     stop: bool,
+    estimate: bool,
 ) -> Curve:
     task, recipe = trainer.task, trainer.recipe
     metric = None if task.metric is None else task.metric_name
@@ -198,12 +209,15 @@ def _sweep(
         recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
     ) as test:
         batches = trainer.batches()
+        curvature = HessianFreeLR([o.optimizer for o in trainer.optimizers], norm="l2") if estimate else None
+        estimates: list[float | None] = []
         for hook in trainer.hooks:
             hook.on_start(trainer)
         for _ in test.iterate(range(recipe.steps)):
             trainer.update(batches)
             scores = trainer.read()
             test.record(scores["loss"], metric=scores[metric] if metric else None)
+            estimates += [curvature.value] if curvature else []
             for hook in trainer.hooks:
                 hook.on_update(trainer)
                 hook.on_log(
@@ -211,4 +225,4 @@ def _sweep(
                 )
     for hook in trainer.hooks:
         hook.on_end(trainer)
-    return test.curve
+    return replace(test.curve, estimate=tuple(estimates))
