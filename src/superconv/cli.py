@@ -115,6 +115,10 @@ class Estimate:
     """Peak of the cycle, or the other schedules' initial rate."""
     base_lr: float | None = None
     """Rate of update 0 of a cycle; none takes a tenth of the peak."""
+    warmup: float = 0.45
+    """Fraction of the schedule in which a cycle rises; the paper's runs have 0.5."""
+    annihilation: float = 0.1
+    """Fraction of the schedule, at its end, in which a cycle falls below its base rate; the paper's runs have 0."""
     total_steps: int = 10000
     """Length of the schedule in updates; the paper's cycle has 10,000."""
     steps: int = 300

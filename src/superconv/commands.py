@@ -135,6 +135,8 @@ def estimate(command: cli.Estimate, line: str) -> None:
         batch_size=command.batch_size or batch_size_for(len(task.train)),
         max_lr=command.max_lr,
         base_lr=command.base_lr,
+        warmup=command.warmup,
+        annihilation=command.annihilation,
         schedule=command.schedule,
         momentum=command.momentum,
         min_momentum=None,
