@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from superconv.errors import UserError as UserError
     from superconv.rates import schedules as schedules
     from superconv.rates.curve import Curve as Curve
+    from superconv.rates.hessian_free import HessianFreeLR as HessianFreeLR
     from superconv.rates.lr_scheduler import CyclicalLR as CyclicalLR
     from superconv.rates.lr_scheduler import OneCycle as OneCycle
     from superconv.rates.lr_scheduler import RangeSweep as RangeSweep
@@ -34,6 +35,7 @@ _HOMES = {
     "UserError": "errors",
     "schedules": "rates",
     "Curve": "rates.curve",
+    "HessianFreeLR": "rates.hessian_free",
     "CyclicalLR": "rates.lr_scheduler",
     "OneCycle": "rates.lr_scheduler",
     "RangeSweep": "rates.lr_scheduler",
