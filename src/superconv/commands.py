@@ -350,7 +350,7 @@ def _ratio(gain: dict[str, Any]) -> str:
     if gain["ratio"] is None:
         return "no speed-up measured"
     low, high = ("not reached" if end is None else f"{end:.2g}" for end in (gain["low"], gain["high"]))
-    return f"{gain['ratio']:.2g} times shorter (95 %: {low} to {high})"
+    return f"speed-up {gain['ratio']:.2g} (95 %: {low} to {high})"
 
 
 COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
