@@ -26,7 +26,8 @@ class HessianFreeLR:
         lr · ‖θ₁ − θ₀‖ / ‖2θ₁ − θ₀ − θ₂‖
 
     It takes θ₁ − θ₀ for −lr·g, which is true of SGD without momentum at a constant rate only: with momentum 0.9 it
-    wanders from 0.006 to 171 on a quadratic whose truth is 1 (rate 0.1, 100 steps). Parameter groups are weighed by their own rates.
+    wanders from 0.006 to 171 on a quadratic whose truth is 1 (rate 0.1, 100 steps). Parameter groups are weighed by
+    their own rates.
 
     **corrected** compares the gradients themselves, read before every step::
 
