@@ -13,12 +13,16 @@ def recipe(**fields) -> Recipe:
     return Recipe(**{"steps": 100, "batch_size": 32, "max_lr": 1.0, **fields})
 
 
+# What a sentence is made of: PyYAML does not give back the control character NEL.
+TEXT = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]))
+
+
 @given(
     steps=st.integers(20, 10_000),
     max_lr=st.floats(1e-8, 1e3),
     decay=st.floats(0, 1),
     schedule=st.sampled_from(["one_cycle", "piecewise", "cosine", "constant"]),
-    reasons=st.dictionaries(st.text(min_size=1), st.text()),
+    reasons=st.dictionaries(TEXT.filter(bool), TEXT),
 )
 def test_yaml_round_trip(tmp_path_factory, steps, max_lr, decay, schedule, reasons):
     made = recipe(steps=steps, max_lr=max_lr, weight_decay=decay, schedule=schedule, reasons=reasons)

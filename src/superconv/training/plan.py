@@ -1,5 +1,7 @@
 """Where and how a run computes: device, precision, memory format, compiled or not, threads."""
 
+import atexit
+import gc
 import logging
 import os
 import platform
@@ -7,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from superconv.errors import UserError
@@ -68,6 +71,8 @@ class ExecutionPlan:
             strategy="ddp" if world > 1 else "auto",
             precision=self.precision,
         )
+        if world > 1 and not dist.is_initialized():
+            atexit.register(_leave_world)
         fabric.launch()
         if self.threads and self.device == "cpu":
             torch.set_num_threads(self.threads)
@@ -86,6 +91,13 @@ def machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(torch.device(device))
     return f"{os.cpu_count()} {platform.machine()} cores, {torch.get_num_threads()} threads"
+
+
+def _leave_world() -> None:
+    """Join gloo's threads: one that still drops a tensor while Python finalizes aborts a run that has succeeded."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()  # DDP modules in reference cycles keep the group, and its threads, alive
 
 
 def _check_device(device: str) -> None:
