@@ -165,7 +165,7 @@ def test_doctor(capsys):
         (["judge", "absent.csv"], "absent.csv"),
         (["report", "."], "nothing to report"),
         (["predict", ".", "x.png"], "no finished run"),
-        (["compare", "digits", "--max-lr", "cosine=1"], "one_cycle"),
+        (["compare", "digits", "--schedules", "constant", "--max-lr", "cosine=1"], "constant"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_status_2(arguments, says, capsys, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe
-from superconv.specs import Comparison, ImageTask, RunSpec
+from superconv.specs import COMPARED_RATES, Comparison, ImageTask, RunSpec
 from superconv.studies.compare import compare, speed_up
 from superconv.studies.intervals import mean_interval
 from superconv.studies.runner import run, run_all
@@ -47,11 +47,12 @@ def test_losses_are_compared_the_other_way_round():
     assert only.one_cycle_steps == 200
 
 
-def test_rates_are_read_and_missing_ones_named():
+def test_rates_are_read_and_those_of_other_schedules_refused():
     words = ("one_cycle=1,3", "piecewise=0.1")
     comparison = Comparison(schedules=("one_cycle", "piecewise"), max_lr=words)
     assert comparison.candidates() == {"one_cycle": (1.0, 3.0), "piecewise": (0.1,)}
-    with pytest.raises(UserError, match="--max-lr cosine="):
+    assert replace(comparison, max_lr=words[:1]).candidates()["piecewise"] == COMPARED_RATES
+    with pytest.raises(UserError, match="piecewise, but compared are one_cycle, cosine"):
         replace(comparison, schedules=("one_cycle", "cosine")).candidates()
     with pytest.raises(UserError, match="one_cycle=fast"):
         replace(comparison, max_lr=("one_cycle=fast",)).candidates()
@@ -97,7 +98,7 @@ def test_without_a_validation_split_nothing_can_be_chosen(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_writes_json_and_a_page(tmp_path):
-    command = [sys.executable, "-m", "superconv", "compare", "digits", "--schedules", "one_cycle", "cosine"]
+    command = [sys.executable, "-m", "superconv", "compare", "digits", "--schedules", "one_cycle,cosine"]
     command += ["--steps", "20", "40", "--seeds", "2", "--max-lr", "one_cycle=0.3", "cosine=0.1"]
     command += ["--out", str(tmp_path / "out"), "--device", "cpu"]
     subprocess.run(command, check=True, capture_output=True)

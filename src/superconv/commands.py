@@ -155,7 +155,7 @@ def estimate(command: cli.Estimate, line: str) -> None:
         probe_every=command.probe_every,
         plan=ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan),
         seed=command.seed,
-        hooks=[ProgressHook(console)],
+        hooks=[ProgressHook(console, steps=command.steps)],
         about={"command": line},
     )
     if writes():

@@ -2,14 +2,36 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional
+from tyro.constructors import PrimitiveConstructorSpec
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe, ScheduleName, plain
+
+COMPARED_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
+"""Rates that a comparison tries where none are given: the same for every schedule."""
+
+
+def _separated(of: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[tuple[Any, ...]]:
+    """A command line's list, separated by commas, spaces or both."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=lambda words: tuple(of(part) for word in words for part in word.split(",") if part),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+def _schedule(word: str) -> str:
+    if word not in get_args(ScheduleName):
+        raise ValueError(f"there is no schedule {word!r}: use {', '.join(get_args(ScheduleName))}")
+    return word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,31 +142,31 @@ class Choices:
 class Comparison:
     """Which schedules to train, for how long, from which seeds."""
 
-    schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
+    schedules: Annotated[tuple[ScheduleName, ...], _separated(_schedule, "NAME,…")] = get_args(ScheduleName)
     """Courses of the rate to compare."""
-    steps: tuple[int, ...] = (200, 400, 800, 1600)
+    steps: Annotated[tuple[int, ...], _separated(int, "INT,…")] = (200, 400, 800, 1600)
     """Lengths of the runs in updates."""
     seeds: int = 3
     """Runs of each schedule and length, from seeds 0, 1, …"""
-    max_lr: tuple[str, ...]
-    """Rates of each schedule, such as one_cycle=1,3 piecewise=0.1,0.35: peak of the cycle, initial rate of the others.
-    Of several, the one with the best validation score of seed 0 at the middle length is taken."""
+    max_lr: tuple[str, ...] = ()
+    """Rates of a schedule, such as one_cycle=1,3 piecewise=0.1,0.35: peak of the cycle, initial rate of the others; not
+    given, 0.03 to 3 in half decades. Of several, the best validation score of seed 0 at the middle length decides."""
 
     def candidates(self) -> dict[str, tuple[float, ...]]:
         """The rates of each schedule.
 
         Raises:
-            UserError: A schedule has none, or what was given is no rate.
+            UserError: What was given is no rate, or for a schedule that is not compared.
         """
-        rates: dict[str, tuple[float, ...]] = {}
+        rates: dict[str, tuple[float, ...]] = dict.fromkeys(self.schedules, COMPARED_RATES)
         for words in self.max_lr:
             name, _, values = words.partition("=")
             try:
                 rates[name] = tuple(float(value) for value in values.split(","))
             except ValueError as error:
                 raise UserError(f"--max-lr takes schedule=rate,rate,…, such as one_cycle=1,3, not {words!r}") from error
-        if missing := [name for name in self.schedules if name not in rates]:
-            raise UserError(f"give rates for {', '.join(missing)}: --max-lr {missing[0]}=0.1,0.3")
+        if foreign := [name for name in rates if name not in self.schedules]:
+            raise UserError(f"--max-lr has a rate for {foreign[0]}, but compared are {', '.join(self.schedules)}")
         return rates
 
 

@@ -15,8 +15,10 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 class ProgressHook(Hook):
     """Shows rate, loss, metric, images per second and time left; process 0 only."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, steps: int | None = None) -> None:
+        """`steps`: updates that the run makes, where it ends before its recipe does."""
         self._console = console
+        self._steps = steps
         self._bar: Progress | None = None
         self._began = self._printed = 0.0
         self._from = 0
@@ -25,6 +27,7 @@ class ProgressHook(Hook):
         """Open the bar."""
         self._began = self._printed = time.perf_counter()
         self._from = trainer.step
+        self._steps = self._steps or trainer.recipe.steps
         if self._console.is_terminal and trainer.fabric.is_global_zero:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -34,14 +37,14 @@ class ProgressHook(Hook):
                 TimeRemainingColumn(compact=True),
                 console=self._console,
             )
-            self._bar.add_task(trainer.purpose, total=trainer.recipe.steps, completed=trainer.step, text="")
+            self._bar.add_task(trainer.purpose, total=self._steps, completed=trainer.step, text="")
             self._bar.start()
 
     def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
         """Move the bar, or print a line when the last is old or the split was evaluated."""
         if not trainer.fabric.is_global_zero:
             return
-        now, steps = time.perf_counter(), trainer.recipe.steps
+        now, steps = time.perf_counter(), self._steps or trainer.recipe.steps
         text = "  ".join(_parts(trainer, row, (trainer.step - self._from) / max(now - self._began, 1e-9)))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.step, text=text)
