@@ -18,7 +18,8 @@ class ProgressHook(Hook):
     def __init__(self, console: Console, *, steps: int | None = None) -> None:
         """`steps`: updates that the run makes, where it ends before its recipe does."""
         self._console = console
-        self._steps = steps
+        self._ends = steps
+        self._steps = 0
         self._bar: Progress | None = None
         self._began = self._printed = 0.0
         self._from = 0
@@ -27,7 +28,7 @@ class ProgressHook(Hook):
         """Open the bar."""
         self._began = self._printed = time.perf_counter()
         self._from = trainer.step
-        self._steps = self._steps or trainer.recipe.steps
+        self._steps = self._ends or trainer.recipe.steps
         if self._console.is_terminal and trainer.fabric.is_global_zero:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -44,7 +45,7 @@ class ProgressHook(Hook):
         """Move the bar, or print a line when the last is old or the split was evaluated."""
         if not trainer.fabric.is_global_zero:
             return
-        now, steps = time.perf_counter(), self._steps or trainer.recipe.steps
+        now, steps = time.perf_counter(), self._steps
         text = "  ".join(_parts(trainer, row, (trainer.step - self._from) / max(now - self._began, 1e-9)))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.step, text=text)
