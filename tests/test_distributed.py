@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TRAIN = r"""
+import json
 import os
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from superconv import HessianFreeLR
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 from superconv.training.loop import train
@@ -30,6 +32,13 @@ from superconv.training.hooks import Hook
 class World(Hook):
     def on_start(self, trainer):
         os.write(1, f"world {trainer.fabric.world_size}\n".encode())  # one call: the other process writes too
+        optimizers = [o.optimizer for o in trainer.optimizers]
+        self.estimates = [HessianFreeLR(optimizers, form=form) for form in ("plain", "corrected")]
+
+    def on_end(self, trainer):
+        values = [e.value for e in self.estimates]
+        rank = os.environ.get("RANK", "0")
+        Path(f"{sys.argv[3]}.estimate.{rank}").write_text(json.dumps(values))
 
 batch_norm, batch_norm_size, out = sys.argv[1] == "bn", int(sys.argv[2]) or None, Path(sys.argv[3])
 spec = ImageTask(data="digits", batch_norm_size=batch_norm_size)
@@ -79,6 +88,9 @@ def test_two_processes_equal_one(tmp_path, kind, accumulate):
     single, double = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     for name, value in single.items():
         torch.testing.assert_close(double[name], value, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+    expected = json.loads((tmp_path / "one.estimate.0").read_text())
+    for rank in range(2):
+        assert json.loads((tmp_path / f"two.estimate.{rank}").read_text()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_fit_under_torchrun_writes_one_run(tmp_path):

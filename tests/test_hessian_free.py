@@ -1,6 +1,7 @@
 """The estimate on quadratics whose curvature is known, and against a literal transcription of the author's script."""
 
 import copy
+from math import isfinite
 
 import numpy as np
 import pytest
@@ -286,6 +287,26 @@ def test_accumulated_and_skipped_steps_are_no_steps():
         scaler.step(optimizer)
         scaler.update()
     assert estimate.raw == pytest.approx(1 / 3, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it traces
+@pytest.mark.parametrize("form", ["plain", "corrected"])
+def test_a_compiled_model_and_step_give_the_same_estimate(form):
+    values = []
+    for compiled in (False, True):
+        model, loss = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        estimate = HessianFreeLR(optimizer, form=form)
+        if compiled:
+            loss = torch.compile(loss, backend="aot_eager")
+        step = torch.compile(optimizer.step, backend="aot_eager") if compiled else optimizer.step
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss().backward()
+            step()
+        values.append((estimate.raw, estimate.value))
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    assert isfinite(values[1][0])
 
 
 @pytest.mark.parametrize("form", ["plain", "corrected"])

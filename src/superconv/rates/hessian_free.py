@@ -5,7 +5,7 @@ along a coordinate is 1/h, the curvature h follows from two gradients (AdaSecant
 successive iterates. The author's scripts do that offline, from saved weights; here it is measured at every step.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -92,8 +92,10 @@ class HessianFreeLR:
         self._curvature = torch.full((), torch.nan, device=empty[0].device)
         self._handles = []
         for part in self._parts:
-            self._handles.append(part.optimizer.register_step_pre_hook(partial(self._before, part)))
-            self._handles.append(part.optimizer.register_step_post_hook(partial(self._after, part)))
+            # Traced into a compiled step, the hooks would lose what they write into their own tensors.
+            untraced: Callable[[Any], Any] = torch.compiler.disable
+            self._handles.append(part.optimizer.register_step_pre_hook(untraced(partial(self._before, part))))
+            self._handles.append(part.optimizer.register_step_post_hook(untraced(partial(self._after, part))))
 
     @property
     def value(self) -> Any:
