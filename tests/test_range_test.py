@@ -260,7 +260,7 @@ def test_losses_must_be_single_numbers_and_metrics_named():
 # Several processes
 
 TWO = """
-import math, sys
+import gc, math, sys
 import torch
 import torch.distributed as dist
 from superconv.rates.range_test import RangeTest
@@ -284,7 +284,9 @@ assert curve.train_metric == (0.25,) * 12, curve.train_metric
 assert curve.validation_metric[3] == 0.5, curve.validation_metric
 assert len(curve.lr) == 12 and "non-finite" in curve.stopped[0][1], curve
 sys.stdout.write(f"world {dist.get_world_size()} rank {rank} stopped at {curve.step[-1]}\\n")
+del parallel, test
 dist.destroy_process_group()
+gc.collect()  # the last reference to the group joins gloo's threads; one that still works while Python ends aborts it
 """
 
 
