@@ -21,8 +21,8 @@ from superconv.report.style import (
     SMALL,
     figure_of,
     finite,
-    formatter,
     head,
+    log_axis,
     ready,
     update_axis,
 )
@@ -54,8 +54,7 @@ def plot_estimates(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
     if len(at):
         ax.scatter(at, bounds, color=SECOND, marker=MARKERS[1], s=26, zorder=3)
         handles.append(Line2D([], [], color=SECOND, marker=MARKERS[1], ls="", ms=5, label="2/λ"))
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(formatter())
+    log_axis(ax)
     ax.set_ylabel("learning rate")
     update_axis(ax, int(steps[-1]) if len(steps) else 1)
     head(ax, "The rate that curvature allows", handles)
@@ -70,8 +69,7 @@ def plot_agreement(curve: Curve, verdict: Verdict, *, ax: Axes | None = None) ->
         points = [(lr, e) for lr, e, s in zip(curve.lr, curve.estimate, curve.seed, strict=True) if s == seed]
         at, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
         twin.plot(*finite(at, values), color=SECOND, lw=1.6)
-    twin.set_yscale("log")
-    twin.yaxis.set_major_formatter(formatter())
+    log_axis(twin)
     twin.set_ylabel("curvature estimate of the rate", color=SECOND, fontsize=LABEL)
     twin.tick_params(labelsize=SMALL, colors=GREY, length=3)
     for side in ("top", "left", "bottom"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from superconv import files
 from superconv.errors import UserError
@@ -35,6 +35,7 @@ from superconv.report.style import (
     finite,
     formatter,
     head,
+    log_axis,
     ready,
     running_mean,
     scale_and_unit,
@@ -292,10 +293,7 @@ def _loss_scale(ax: Axes, values: Array) -> None:
     """Logarithmic where a linear axis would press most of the run onto the floor."""
     ax.yaxis.set_major_formatter(formatter())
     if values.min() > 0 and values.max() / values.min() > 20:
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if values.max() / values.min() < 200 else (1.0,)))
-        ax.yaxis.set_major_formatter(formatter())
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        log_axis(ax)
 
 
 def _cut_blow_up(ax: Axes, values: Array) -> None:

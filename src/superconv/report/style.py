@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from superconv.rates.curve import Array
@@ -103,6 +103,15 @@ def update_axis(ax: Axes, last: int) -> None:
     ax.set_xlim(0, last * 1.02 + 1e-9)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def log_axis(ax: Axes) -> None:
+    """A logarithmic y axis, with ticks at 1, 2 and 5 where it spans few decades; call when the data is drawn."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)))
+    ax.yaxis.set_major_formatter(formatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def scale_and_unit(quantity: str, values: Array) -> tuple[float, str]:
