@@ -22,7 +22,7 @@ class Machine:
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
     plan: str | None = None
-    """Words of the execution plan, such as bf16,channels_last,eager; none takes what suits the device."""
+    """Words of the execution plan, such as bf16,channels_last,eager; none times a few updates, where that pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +192,15 @@ class Predict:
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
     """What this machine has, what of it superconv uses, and what is missing."""
+
+    plan: str | None = None
+    """A data set: also time the execution plans for it."""
+    model: str | None = None
+    """The model for that; none takes one that fits the images."""
+    batch_size: int = 256
+    """Samples per update for that."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:i."""
 
 
 @dataclass(frozen=True, kw_only=True)

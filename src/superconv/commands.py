@@ -17,10 +17,12 @@ from superconv.rates.verdict import Verdict
 from superconv.rates.verdict import judge as judge_curve
 
 if TYPE_CHECKING:
+    from superconv.recipe import Recipe
     from superconv.studies.fit import Found
     from superconv.studies.runner import Numbers
     from superconv.training.hooks import Hook
     from superconv.training.plan import ExecutionPlan
+    from superconv.training.task import Task
 
 console = Console(stderr=True)
 
@@ -28,6 +30,8 @@ console = Console(stderr=True)
 def fit(command: cli.Fit, line: str) -> None:
     """`superconv fit`."""
     from superconv.studies.fit import fit as fit_task
+    from superconv.studies.fit import outline
+    from superconv.studies.runner import stored_plan
     from superconv.training.plan import ExecutionPlan
     from superconv.training.task import image_task
 
@@ -44,7 +48,7 @@ def fit(command: cli.Fit, line: str) -> None:
             folder,
             command.choices,
             final_task=final,
-            plan=plan,
+            plan=stored_plan(folder) or _plan(command.machine, task, outline(task, command.choices)),
             seed=command.running.seed,
             about={"task": spec, "command": line},
             on_found=_announce,
@@ -58,13 +62,11 @@ def range_test(command: cli.RangeTest, line: str) -> None:
     from superconv.recipe import Recipe, batch_size_for
     from superconv.report.plots import save_curve
     from superconv.studies.runner import writes
-    from superconv.training.plan import ExecutionPlan
     from superconv.training.progress import ProgressHook
     from superconv.training.sweeps import search_rates
     from superconv.training.task import image_task
 
     task = image_task(command.task)
-    plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
     recipe = Recipe(
         steps=command.steps,
         batch_size=command.batch_size or batch_size_for(len(task.train)),
@@ -86,7 +88,7 @@ def range_test(command: cli.RangeTest, line: str) -> None:
         evaluate_every=command.evaluate_every,
         validation_samples=command.validation_samples,
         recalibrate_batch_norm=command.recalibrate_batch_norm,
-        plan=plan,
+        plan=_plan(command.machine, task, recipe),
         hooks=[ProgressHook(console)],
         **linear,
     )
@@ -125,7 +127,6 @@ def estimate(command: cli.Estimate, line: str) -> None:
     from superconv.report.estimates import save_estimates
     from superconv.studies.estimate import estimate as measure
     from superconv.studies.runner import writes
-    from superconv.training.plan import ExecutionPlan
     from superconv.training.progress import ProgressHook
     from superconv.training.task import image_task
 
@@ -153,7 +154,7 @@ def estimate(command: cli.Estimate, line: str) -> None:
         stride=command.stride,
         rescale=command.rescale,
         probe_every=command.probe_every,
-        plan=ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan),
+        plan=_plan(command.machine, task, dataclasses.replace(recipe, steps=command.steps)),
         seed=command.seed,
         hooks=[ProgressHook(console, steps=command.steps)],
         about={"command": line},
@@ -260,18 +261,50 @@ def doctor(command: cli.Doctor, line: str) -> None:
     from superconv.training.plan import ExecutionPlan, machine, versions
 
     table = Table(show_header=False, box=None)
-    plan = ExecutionPlan.choose()
+    plan = ExecutionPlan.choose(device=command.device)
     for name, value in versions().items():
         table.add_row(name, value)
     table.add_row("machine", machine(plan.device))
     table.add_row("GPUs", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none")
-    table.add_row("plan", f"{plan.device}, {plan.precision}, {'channels_last' if plan.channels_last else 'contiguous'}")
+    table.add_row("plan", f"{plan.words} unless a search finds a faster one (--plan DATA)")
     for package, purpose in (("datasets", "data"), ("tensorboard", "tensorboard")):
         try:
             table.add_row(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             table.add_row(package, f"missing: pip install 'superconv[{purpose}]'")
     Console().print(table)
+    if command.plan:
+        _print_plans(command, command.plan)
+
+
+def _print_plans(command: cli.Doctor, data: str) -> None:
+    from superconv.recipe import Recipe
+    from superconv.specs import ImageTask
+    from superconv.training.plan_search import LIMIT, find_plan
+    from superconv.training.task import image_task
+
+    task = image_task(ImageTask(data=data, model=command.model))
+    recipe = Recipe(steps=1000, batch_size=command.batch_size, max_lr=1.0)
+    found = find_plan(task, recipe, device=command.device, limit=LIMIT, use_cache=False)
+    table = Table("plan", "images/s", "quartiles", "", box=None)
+    for trial in found.trials:
+        rates = [found.batch_size / seconds for seconds in reversed(trial.quartiles or ())]
+        table.add_row(
+            trial.plan.words,
+            "" if trial.seconds is None else f"{found.batch_size / trial.seconds:,.0f}",
+            " to ".join(f"{rate:,.0f}" for rate in rates),
+            trial.refused or ("taken" if trial.plan == found.plan else ""),
+        )
+    Console().print(table)
+    Console().print(f"{task.name}, trials of {found.batch_size} images: {found.reason}", highlight=False)
+
+
+def _plan(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPlan":
+    from superconv.studies.runner import plan_for
+
+    return plan_for(
+        task, recipe, device=asked.device, words=asked.plan, report=lambda found: _say(f"plan: {found.reason}")
+    )
 
 
 def _folder(

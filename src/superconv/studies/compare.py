@@ -11,7 +11,8 @@ from superconv.errors import UserError
 from superconv.recipe import Recipe, ScheduleName
 from superconv.specs import Comparison, ImageTask, RunSpec
 from superconv.studies.intervals import mean_interval
-from superconv.studies.runner import Numbers, run_all
+from superconv.studies.runner import Numbers, plan_for, run_all
+from superconv.training.task import image_task
 
 RESAMPLES = 2000
 
@@ -89,7 +90,7 @@ def compare(
         comparison: The runs.
         recipe: Everything but schedule, length and rate; momentum cycles under `one_cycle` only.
         root: Folder of the runs, one each; what is finished there is not made again.
-        plan: Words of the execution plan.
+        plan: Words of the execution plan; not given, one is found for all runs together.
         device: Where to run.
         report: Told of each finished run.
 
@@ -99,6 +100,10 @@ def compare(
     rate_candidates = comparison.candidates()
     if not task.validation:
         raise UserError("compare chooses and measures on the validation split: --validation must not be 0")
+
+    if plan is None:
+        updates = sum(comparison.steps) * comparison.seeds * len(comparison.schedules)
+        plan = plan_for(image_task(task), replace(recipe, steps=updates), device=device).words
 
     def runs(specs: Sequence[RunSpec]) -> list[Numbers]:
         return run_all(specs, root, report=report)

@@ -13,6 +13,7 @@ from superconv.studies.runner import Numbers, run_task, stored_plan, writes
 from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
+from superconv.training.plan_search import find_plan
 from superconv.training.sweeps import RateSearch, range_test, search_rates
 from superconv.training.task import Task
 
@@ -45,13 +46,13 @@ def find_recipe(
     if len(given) > 1:
         raise UserError(f"give one length, not both {' and '.join(given)}")
     samples = len(task.train)
-    batch_size = choices.batch_size or batch_size_for(samples)
-    reasons = {"batch_size": "given" if choices.batch_size else f"about a fortieth of {samples} samples, 32 to 256"}
+    trial = outline(task, choices)
+    batch_size = trial.batch_size
     steps = _steps(choices, samples, batch_size)
+    reasons = {"batch_size": "given" if choices.batch_size else f"about a fortieth of {samples} samples, 32 to 256"}
     search = None
     max_lr = choices.max_lr
     if max_lr is None:
-        trial = choices.recipe(batch_size=batch_size, steps=max(steps, 20), max_lr=1.0, reasons={})
         length = max(100, min(300, steps // 10))
         search = search_rates(
             task,
@@ -88,6 +89,14 @@ def find_recipe(
     return Found(recipe, search, time.perf_counter() - began)
 
 
+def outline(task: Task, choices: Choices) -> Recipe:
+    """The recipe before anything is searched, of at least 20 updates; its rate stands for none."""
+    samples = len(task.train)
+    batch_size = choices.batch_size or batch_size_for(samples)
+    steps = max(20, _steps(choices, samples, batch_size))
+    return choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})
+
+
 def fit(
     task: Task,
     folder: Path,
@@ -108,7 +117,7 @@ def fit(
         folder: Gets the files of the run (docs/architecture.md lists them).
         choices: What is settled; the rest is found.
         final_task: Trained instead of `task` once everything is chosen: the same with its validation split put back.
-        plan: Where it runs; chosen for this machine, or the one the folder's run began with.
+        plan: Where it runs; that of the folder's run, or found by timing updates (`find_plan`), if not given.
         seed: Decides weights, order, augmentation and dropout, of the sweeps as well.
         about: Added to `run.json`.
         hooks: Look on while sweeps and training go.
@@ -123,7 +132,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
     """
     choices = choices or Choices()
-    plan = stored_plan(folder) or plan or ExecutionPlan.choose()
+    plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices)).plan
     recipe_file, sweeps_file = folder / "recipe.yaml", folder / "range_test.json"
     if recipe_file.exists():
         search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None

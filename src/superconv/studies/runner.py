@@ -15,6 +15,7 @@ from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.hooks import Hook
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
+from superconv.training.plan_search import PlanSearch, find_plan
 from superconv.training.task import Task, image_task
 
 Numbers = dict[str, Any]
@@ -41,11 +42,12 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
         raise UserError(f"{folder} holds the run of another spec (see spec.json); choose another folder")
     if writes():
         files.write_json(stored, spec.plain())
+    task = image_task(spec.task)
     return run_task(
-        image_task(spec.task),
+        task,
         spec.recipe,
         folder,
-        plan=stored_plan(folder) or ExecutionPlan.choose(device=spec.device, plan=spec.plan),
+        plan=stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan),
         seed=spec.seed,
         evaluations=spec.evaluations,
         about={"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})},
@@ -109,6 +111,23 @@ def run_all(
 def writes() -> bool:
     """Whether this process is the one that writes, of those that torchrun started."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def plan_for(
+    task: Task,
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    words: str | None = None,
+    report: Callable[[PlanSearch], None] | None = None,
+) -> ExecutionPlan:
+    """The plan that the words of `--plan` name, or without any the one that a search finds, which is reported."""
+    if words:
+        return ExecutionPlan.choose(device=device, plan=words)
+    found = find_plan(task, recipe, device=device)
+    if report:
+        report(found)
+    return found.plan
 
 
 def stored_plan(folder: Path) -> ExecutionPlan | None:

@@ -56,6 +56,14 @@ class ExecutionPlan:
             raise UserError("fp16 needs a CUDA device; on the CPU use bf16 or fp32")
         return chosen
 
+    @property
+    def words(self) -> str:
+        """The plan as `--plan` takes it."""
+        precision = next(word for word, meaning in _PRECISIONS.items() if meaning == self.precision)
+        memory = "channels_last" if self.channels_last else "channels_first"
+        threads = [f"threads={self.threads}"] if self.threads else []
+        return ",".join([precision, memory, "compiled" if self.compiled else "eager", *threads])
+
     def fabric(self) -> Fabric:
         """Launch Fabric for this plan: one process, or the world that torchrun made."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
