@@ -1,0 +1,166 @@
+"""Images per second of training: superconv's loop, a plain PyTorch loop and Lightning's Trainer, in one run, in turn.
+
+    python benchmarks/throughput.py [--data cifar10] [--models lenet resnet20 resnet56] [--rounds 5]
+
+Same network, batch, data, optimizer and flips for all. Each round trains a fresh network for some updates under every
+method; a method's figure is the median over rounds of the median update, the first updates left out. Needs the extra
+`bench`; a peer that is not installed is reported as missing.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+
+from superconv.recipe import Recipe
+from superconv.specs import ImageTask
+from superconv.training.loop import train
+from superconv.training.plan import ExecutionPlan, machine, versions
+from superconv.training.plan_search import find_plan
+from superconv.training.task import Task, image_task
+
+try:
+    import pytorch_lightning as lightning
+except ImportError:
+    lightning = None
+
+WARM_UP = 3  # updates that are not counted
+RATE = 0.05
+
+
+class Images(Dataset):
+    """The task's images as most people hold them: one float tensor each, flipped at random."""
+
+    def __init__(self, task: Task) -> None:
+        source = task.train
+        self.images, self.labels = source.images, source.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = (self.images[index].float() / 255 - 0.47) / 0.25
+        return image.flip(-1) if torch.rand(()) < 0.5 else image, self.labels[index]
+
+
+def plain(task: Task, batch_size: int, steps: int) -> float:
+    """A training loop as in every tutorial."""
+    network = task.model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, nesterov=True)
+    loader = itertools.cycle(DataLoader(Images(task), batch_size=batch_size, shuffle=True, drop_last=True))
+    seconds, last = [], time.perf_counter()
+    for images, labels in itertools.islice(loader, steps):
+        loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        now = time.perf_counter()
+        seconds.append(now - last)
+        last = now
+    return batch_size / statistics.median(seconds[WARM_UP:])
+
+
+def with_lightning(task: Task, batch_size: int, steps: int) -> float:
+    """Lightning's Trainer at its defaults, without its bar and its logs."""
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.marks = task.model(), [time.perf_counter()]
+
+        def training_step(self, batch, index):
+            return F.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=RATE, momentum=0.9, nesterov=True)
+
+        def on_train_batch_end(self, *args):
+            self.marks.append(time.perf_counter())
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    module = Module()
+    loader = DataLoader(Images(task), batch_size=batch_size, shuffle=True, drop_last=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lightning.Trainer(max_steps=steps, accelerator="cpu", **quiet).fit(module, loader)
+    seconds = [b - a for a, b in itertools.pairwise(module.marks)]
+    return batch_size / statistics.median(seconds[WARM_UP:])
+
+
+def ours(plan: ExecutionPlan, task: Task, batch_size: int, steps: int) -> float:
+    """`superconv.training.loop.train`, history and evaluation apart."""
+    recipe = Recipe(steps=max(20, steps), batch_size=batch_size, max_lr=RATE)
+    return train(task, recipe, plan=plan, evaluations=0).images_per_second
+
+
+def measure(name: str, given: argparse.Namespace) -> dict[str, list[float]]:
+    """Images per second of each method in each round."""
+    task = image_task(ImageTask(data=given.data, model=name, flip="random"))
+    task = Task(**{**vars(task), "test": None, "validation": None})
+    recipe = Recipe(steps=10_000, batch_size=given.batch_size, max_lr=RATE)
+    searched = find_plan(task, recipe, limit=5.0, use_cache=False)
+    methods: dict[str, Callable[[Task, int, int], float]] = {"plain loop": plain}
+    if lightning:
+        methods["Lightning"] = with_lightning
+    methods[f"superconv, found plan ({searched.plan.words})"] = partial(ours, searched.plan)
+    for words in given.plans:
+        methods[f"superconv, {words}"] = partial(ours, ExecutionPlan.choose(plan=words))
+    found: dict[str, list[float]] = {method: [] for method in methods}
+    for _ in range(given.rounds):
+        for method, run in methods.items():
+            threads = torch.get_num_threads()
+            found[method].append(run(task, given.batch_size, given.steps))
+            torch.set_num_threads(threads)
+    return found
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--models", nargs="+", default=["lenet", "resnet20", "resnet56"])
+    parser.add_argument(
+        "--plans", nargs="*", default=["fp32,channels_first", "fp32,channels_last", "bf16,channels_last"]
+    )
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/throughput.json"))
+    given = parser.parse_args()
+    table = Table("network", "method", "images/s", "range over rounds", "times the plain loop")
+    rows = []
+    for name in given.models:
+        found = measure(name, given)
+        base = statistics.median(found["plain loop"])
+        for method, rates in found.items():
+            middle = statistics.median(rates)
+            rows.append({"model": name, "method": method, "images_per_second": rates, "ratio": middle / base})
+            spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+            table.add_row(name, method, f"{middle:,.0f}", spread, f"{middle / base:.2f}")
+        if not lightning:
+            table.add_row(name, "Lightning", "missing: pip install 'superconv[bench]'", "", "")
+    Console(width=140).print(table)
+    about = {"data": given.data, "batch_size": given.batch_size, "steps": given.steps, "rounds": given.rounds}
+    about |= {"machine": machine("cpu"), "versions": versions(), "lightning": getattr(lightning, "__version__", None)}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps({"rows": rows, **about}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
