@@ -82,7 +82,7 @@ class Trainer:
 
     def update(self, batches: Iterator[tuple[Tensor, Tensor]]) -> bool:
         """Make one update from the next `accumulate` batches; whether it happened (fp16 may skip one)."""
-        _seed_all(self.seed, self.drawn, self.fabric.global_rank)
+        _seed_all(self.device, (self.seed, self.drawn, self.fabric.global_rank))
         self.model.train()
         parts = self.recipe.accumulate
         for part in range(parts):
@@ -200,8 +200,10 @@ def _parts(draw: Draw, parts: int) -> Iterator[Draw]:
     return zip(epochs.chunk(parts), indices.chunk(parts), strict=True)
 
 
-def _seed_all(*position: int) -> None:
+def _seed_all(device: torch.device, position: tuple[int, ...]) -> None:
     seed = hash(position) & (2**63 - 1)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for every GPU that is not there
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed & (2**32 - 1))
