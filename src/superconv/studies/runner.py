@@ -121,11 +121,11 @@ def plan_for(
     words: str | None = None,
     report: Callable[[PlanSearch], None] | None = None,
 ) -> ExecutionPlan:
-    """The plan that the words of `--plan` name, or without any the one that a search finds, which is reported."""
+    """The plan that the words of `--plan` name, or without any the one that a search finds, if one pays; reported then."""
     if words:
         return ExecutionPlan.choose(device=device, plan=words)
     found = find_plan(task, recipe, device=device)
-    if report:
+    if report and found.trials:
         report(found)
     return found.plan
 
