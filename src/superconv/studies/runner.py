@@ -121,7 +121,7 @@ def plan_for(
     words: str | None = None,
     report: Callable[[PlanSearch], None] | None = None,
 ) -> ExecutionPlan:
-    """The plan that the words of `--plan` name, or without any the one that a search finds, if one pays; reported then."""
+    """The plan that the words of `--plan` name, or without any that of a search, reported where one paid."""
     if words:
         return ExecutionPlan.choose(device=device, plan=words)
     found = find_plan(task, recipe, device=device)
