@@ -294,3 +294,19 @@ def test_fp16_skips_are_not_steps(task):
     assert run.steps == 60
     assert Skipping.calls == 63
     assert scaler.rates == list(range(1, 61))
+
+
+def test_hooks_end_when_a_sweep_is_broken_off():
+    class Breaks(Hook):
+        ended = 0
+
+        def on_update(self, trainer):
+            raise KeyboardInterrupt
+
+        def on_end(self, trainer):
+            self.ended += 1
+
+    hook = Breaks()
+    with pytest.raises(KeyboardInterrupt):
+        range_test(image_task(ImageTask(data="digits")), max_lr=1.0, steps=20, hooks=[hook])
+    assert hook.ended == 1

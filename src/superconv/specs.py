@@ -82,7 +82,7 @@ class Choices:
     steps: int | None = None
     """Length of the training in updates."""
     minutes: float | None = None
-    """Length of search and training together, in minutes, by the speed seen in the sweeps."""
+    """Length of sweeps and training together, in minutes, by the speed seen in the sweeps."""
     batch_size: int | None = None
     """Samples per update; none takes about a fortieth of the data, 32 to 256."""
     max_lr: float | None = None

@@ -81,7 +81,7 @@ def find_recipe(
         pace = _seconds_per_update(task, choices, batch_size, search, began, plan)
         left = choices.minutes * 60 - (time.perf_counter() - began)
         steps = plan.fabric().broadcast(max(20, int(left / pace)))
-        reasons["steps"] = f"what fits into {choices.minutes:g} minutes, the search included"
+        reasons["steps"] = f"what fits into {choices.minutes:g} minutes, the sweeps included"
     else:
         reasons["steps"] = f"{steps * batch_size / samples:.3g} epochs of {samples} samples"
     reasons["weight_decay"] = f"preset {choices.preset}" if choices.weight_decay is None else "given"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -193,25 +194,29 @@ def _sweep(
     def calibration() -> Iterator[Tensor]:
         return (inputs for inputs, _ in islice(trainer.batches(), recalibrate_batch_norm))
 
-    with RangeTest(
-        trainer.model.module,
-        [optimizer.optimizer for optimizer in trainer.optimizers],
-        start_lr=start_lr,
-        max_lr=recipe.max_lr,
-        steps=recipe.steps,
-        mode=mode,
-        seed=trainer.seed,
-        stop=stop,
-        metric=metric or "loss",
-        higher_is_better=task.higher_is_better,
-        evaluate=evaluate if evaluate_every and task.validation is not None else None,
-        evaluate_every=evaluate_every,
-        recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
-    ) as test:
+    with (
+        ExitStack() as ending,
+        RangeTest(
+            trainer.model.module,
+            [optimizer.optimizer for optimizer in trainer.optimizers],
+            start_lr=start_lr,
+            max_lr=recipe.max_lr,
+            steps=recipe.steps,
+            mode=mode,
+            seed=trainer.seed,
+            stop=stop,
+            metric=metric or "loss",
+            higher_is_better=task.higher_is_better,
+            evaluate=evaluate if evaluate_every and task.validation is not None else None,
+            evaluate_every=evaluate_every,
+            recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
+        ) as test,
+    ):
         batches = trainer.batches()
         curvature = HessianFreeLR([o.optimizer for o in trainer.optimizers], norm="l2") if estimate else None
         estimates: list[float | None] = []
         for hook in trainer.hooks:
+            ending.callback(hook.on_end, trainer)
             hook.on_start(trainer)
         for _ in test.iterate(range(recipe.steps)):
             trainer.update(batches)
@@ -223,6 +228,4 @@ def _sweep(
                 hook.on_log(
                     trainer, {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
                 )
-    for hook in trainer.hooks:
-        hook.on_end(trainer)
     return replace(test.curve, estimate=tuple(estimates))
