@@ -1,6 +1,7 @@
 """Which samples make up the batch of a step: a pure function of (seed, step) for any number of processes."""
 
 from collections.abc import Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ Draw = tuple[Tensor, Tensor]
 """(epochs, indices), int64 of shape (b,): which sample in which epoch."""
 
 _KEPT_EPOCHS = 2  # a batch usually touches one epoch, or two where they meet
+_BLOCK = 4096  # samples drawn at once: a small batch costs little more than its share
 
 
 class Order:
@@ -45,19 +47,28 @@ class Order:
 
     def draw(self, step: int) -> Draw:
         """This process's (epochs, indices) at ``step`` (0-based), int64 of shape (batch_size / world,)."""
+        return self._block(step, 1)[0]
+
+    def draws(self, step: int) -> Iterator[Draw]:
+        """The draws of ``step``, ``step + 1`` and so on, without end; equal to those of `draw`."""
+        length = max(1, _BLOCK // self.batch_size)
+        for start in count(step, length):
+            yield from self._block(start, length)
+
+    def _block(self, step: int, steps: int) -> list[Draw]:
         if step < 0:
             raise ValueError(f"steps count from 0, got {step}")
         local = self.batch_size // self.world
-        start = step * self.batch_size + self.rank * local
-        positions = torch.arange(start, start + local)
+        positions = torch.arange(step * self.batch_size, (step + steps) * self.batch_size)
+        positions = positions.view(steps, self.world, local)[:, self.rank].flatten()
         epochs, indices = positions // self.n, positions % self.n
         if self.shuffle:
             parts = [
                 self._permutation(epoch)[indices[epochs == epoch]]
-                for epoch in range(start // self.n, (start + local - 1) // self.n + 1)
+                for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
             ]
             indices = torch.cat(parts)
-        return epochs, indices
+        return list(zip(torch.split(epochs, local), torch.split(indices, local), strict=True))
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._permutations:

@@ -7,6 +7,7 @@ so two sources made alike give equal batches, in any process, whether the run wa
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from superconv.data.sampling import Draw
 
 Collate = Callable[[list[Any]], Any]
 _CPU = torch.device("cpu")
+_BLOCK = 2**19  # numbers of input that are made at once: what a call costs is then shared by many small batches
 
 
 class Source(Protocol):
@@ -68,11 +70,12 @@ class ResidentImages:
     def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source.batches`; inputs are float32 (b, c, h, w), targets int64 (b,)."""
         device = self.images.device
-        for draw in draws:
+        for sizes, draw in _blocks(draws, self.images[0].numel()):
             epochs, indices = (part.to(device, non_blocking=True) for part in draw)
             images = self.images.index_select(0, indices)
             inputs = self.transform(images, (epochs, indices), seed=seed, augment=augment)
-            yield inputs, self.labels.index_select(0, indices)
+            labels = self.labels.index_select(0, indices)
+            yield from zip(torch.split(inputs, sizes), torch.split(labels, sizes), strict=True)
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,10 @@ class TensorSource:
 
     def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source.batches`; ``seed`` and ``augment`` change nothing."""
-        for _, indices in draws:
+        for sizes, (_, indices) in _blocks(draws, self.inputs[0].numel()):
             indices = indices.to(self.inputs.device, non_blocking=True)
-            yield self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
+            inputs, targets = self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
+            yield from zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,21 @@ class DatasetSource:
                 inputs.to(self.device, non_blocking=True),
                 targets.to(self.device, non_blocking=True),
             )
+
+
+def _blocks(draws: Iterable[Draw], numbers: int) -> Iterator[tuple[list[int], Draw]]:
+    """Draws joined to blocks of about `_BLOCK` numbers, a sample having ``numbers``; with the sizes of the parts."""
+    remaining = iter(draws)
+    for first in remaining:
+        further = max(0, _BLOCK // (len(first[1]) * numbers) - 1)
+        block = [first, *islice(remaining, further)]
+        yield (
+            [len(indices) for _, indices in block],
+            (
+                torch.cat([epochs for epochs, _ in block]),
+                torch.cat([indices for _, indices in block]),
+            ),
+        )
 
 
 class _PureDataset(Dataset[Any]):

@@ -22,7 +22,7 @@ def save(trainer: Trainer, path: Path, *, seconds: float) -> None:
         "scaler": None if scaler is None else scaler.state_dict(),
         "step": trainer.step,
         "drawn": trainer.drawn,
-        "sums": trainer.sums,
+        "sums": trainer.scores.sums,
         "seconds": seconds,
     }
     with files.whole(path) as temporary:
@@ -47,7 +47,7 @@ def load(trainer: Trainer, path: Path) -> float:
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
         trainer.step, trainer.drawn = state["step"], state["drawn"]
-        trainer.sums.copy_(state["sums"])
+        trainer.scores.sums = state["sums"]
         seconds = float(state["seconds"])
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

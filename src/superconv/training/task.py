@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,7 +22,7 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Share of samples whose largest logit (b, k) is at the target (b,); a tensor without dimensions."""
-    return (output.argmax(-1) == target).float().mean()
+    return (output.argmax(-1) == target).mean(dtype=torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
