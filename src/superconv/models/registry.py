@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 _RESNET = re.compile(r"resnet(\d+)(-author)?")
 _IMPORT = re.compile(r"(\w+(?:\.\w+)*):(\w+)")
-_NAMED = {"mlp": "superconv.models.mlp:mlp", "lenet": "superconv.models.lenet:lenet"}
+_NAMED = {
+    "mlp": "superconv.models.mlp:mlp",
+    "lenet": "superconv.models.lenet:lenet",
+    "record": "superconv.models.record:RecordNet",
+}
 
 
 def available() -> tuple[str, ...]:

@@ -1,0 +1,74 @@
+"""What the commands share: the console, the execution plan, the run's folder, its hooks."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from superconv import cli
+from superconv.rates.verdict import Verdict
+
+if TYPE_CHECKING:
+    from superconv.recipe import Recipe
+    from superconv.training.hooks import Hook
+    from superconv.training.plan import ExecutionPlan
+    from superconv.training.task import Task
+
+console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print a line for the user, in process 0 only."""
+    from superconv.studies.runner import writes
+
+    if writes():
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPlan":
+    """The plan that `--plan` names, or what a search finds; a search that paid is announced."""
+    from superconv.studies.runner import plan_for
+
+    return plan_for(
+        task, recipe, device=asked.device, words=asked.plan, report=lambda found: say(f"plan: {found.reason}")
+    )
+
+
+def folder_of(
+    running: cli.Running, plan: "ExecutionPlan", data: str, settled: dict[str, Any]
+) -> AbstractContextManager[Path]:
+    """The run's folder, held while it is used."""
+    from superconv.studies.folder import run_folder
+
+    options = {"resume": running.resume, "overwrite": running.overwrite}
+    return run_folder(running.out, name=Path(data).name, settled=settled, plan=plan, **options)
+
+
+def options_of(running: cli.Running, folder: Path) -> dict[str, Any]:
+    """Arguments of `train` that say how a run is kept."""
+    from superconv.training.progress import ProgressHook
+
+    hooks: list[Hook] = [ProgressHook(console)]
+    if running.tensorboard:
+        from superconv.integrations.tensorboard import TensorBoardLogger
+
+        hooks.append(TensorBoardLogger(folder / "tensorboard"))
+    return {
+        "hooks": hooks,
+        "evaluations": running.evaluations,
+        "checkpoint_steps": running.checkpoint_steps,
+        "checkpoint_minutes": running.checkpoint_minutes,
+    }
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Print a verdict as a table."""
+    table = Table(show_header=False, box=None)
+    table.add_row("super-convergence", verdict.headline)
+    for name in ("lr_min", "lr_max", "lr_edge"):
+        value = getattr(verdict, name)
+        table.add_row(name, "none seen" if value is None else f"{value:.3g}")
+    table.add_row("why", verdict.reason)
+    Console().print(table)

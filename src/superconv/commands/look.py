@@ -1,0 +1,100 @@
+"""Commands that train nothing: judge, report, predict, doctor."""
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from superconv import cli, files
+from superconv.commands.common import console, print_verdict
+from superconv.rates.curve import Curve
+from superconv.rates.verdict import judge as judge_curve
+
+
+def judge(command: cli.Judge, line: str) -> None:
+    """`superconv judge`."""
+    is_json = command.curve.suffix == ".json"
+    if is_json:
+        value = files.read_json(command.curve)
+        curve = Curve.from_dict(value["curve"] if isinstance(value, dict) and "curve" in value else value)
+    else:
+        curve = Curve.from_csv(command.curve, metric=command.metric)
+    verdict = judge_curve(curve)
+    if command.plot:
+        from superconv.report.plots import save_curve
+
+        save_curve(curve, command.plot, verdict=verdict)
+    if command.json:
+        print(json.dumps(dataclasses.asdict(verdict)))
+    else:
+        print_verdict(verdict)
+
+
+def report(command: cli.Report, line: str) -> None:
+    """`superconv report`."""
+    from superconv.report.html import write_report
+
+    single = len(command.runs) == 1
+    out = command.out or (command.runs[0] / "report.html" if single else Path("comparison.html"))
+    console.print(f"report: {write_report(command.runs, out)}")
+
+
+def predict(command: cli.Predict, line: str) -> None:
+    """`superconv predict`."""
+    from superconv.studies.saved import load
+
+    saved = load(command.run)
+    for path in command.images:
+        prediction = saved.predict(path)
+        if command.json:
+            print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
+        else:
+            print(f"{path}: {prediction.label} ({prediction.probability:.1%})")
+
+
+def doctor(command: cli.Doctor, line: str) -> None:
+    """`superconv doctor`."""
+    import torch
+
+    from superconv.training.plan import ExecutionPlan, machine, versions
+
+    table = Table(show_header=False, box=None)
+    plan = ExecutionPlan.choose(device=command.device)
+    for name, value in versions().items():
+        table.add_row(name, value)
+    table.add_row("machine", machine(plan.device))
+    table.add_row("GPUs", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none")
+    table.add_row("plan", f"{plan.words} unless a search finds a faster one (--plan DATA)")
+    for package, purpose in (("datasets", "data"), ("tensorboard", "tensorboard")):
+        try:
+            table.add_row(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            table.add_row(package, f"missing: pip install 'superconv[{purpose}]'")
+    Console().print(table)
+    if command.plan:
+        _print_plans(command, command.plan)
+
+
+def _print_plans(command: cli.Doctor, data: str) -> None:
+    from superconv.recipe import Recipe
+    from superconv.specs import ImageTask
+    from superconv.training.plan_search import LIMIT, find_plan
+    from superconv.training.task import image_task
+
+    task = image_task(ImageTask(data=data, model=command.model))
+    recipe = Recipe(steps=1000, batch_size=command.batch_size, max_lr=1.0)
+    found = find_plan(task, recipe, device=command.device, limit=LIMIT, use_cache=False)
+    table = Table("plan", "images/s", "quartiles", "", box=None)
+    for trial in found.trials:
+        rates = [found.batch_size / seconds for seconds in reversed(trial.quartiles or ())]
+        table.add_row(
+            trial.plan.words,
+            "" if trial.seconds is None else f"{found.batch_size / trial.seconds:,.0f}",
+            " to ".join(f"{rate:,.0f}" for rate in rates),
+            trial.refused or ("taken" if trial.plan == found.plan else ""),
+        )
+    Console().print(table)
+    Console().print(f"{task.name}, trials of {found.batch_size} images: {found.reason}", highlight=False)

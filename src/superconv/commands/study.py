@@ -1,0 +1,109 @@
+"""Commands that make several runs and say what they mean together."""
+
+import dataclasses
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from superconv import cli, files
+from superconv.commands.common import console
+
+if TYPE_CHECKING:
+    from superconv.studies.runner import Numbers
+
+
+def compare(command: cli.Compare, line: str) -> None:
+    """`superconv compare`."""
+    from superconv.recipe import Recipe
+    from superconv.studies.compare import compare as compare_task
+
+    first = command.comparison
+    recipe = Recipe(
+        steps=max(first.steps),
+        batch_size=command.batch_size,
+        max_lr=1.0,
+        warmup=command.warmup,
+        annihilation=command.annihilation,
+        momentum=command.momentum,
+        min_momentum=command.min_momentum,
+        weight_decay=command.weight_decay,
+        optimizer_args={"nesterov": command.nesterov},
+    )
+
+    def report(spec: Any, numbers: "Numbers") -> None:
+        accuracy = numbers.get("validation_accuracy")
+        console.print(
+            f"{spec.recipe.schedule:12} {spec.recipe.steps:6} updates  lr {spec.recipe.max_lr:<6g} seed {spec.seed}  "
+            f"validation {'diverged' if accuracy is None else f'{accuracy:.2%}'}  {numbers['seconds']:.0f} s",
+            highlight=False,
+        )
+
+    result = compare_task(
+        command.task,
+        first,
+        recipe,
+        command.out / "runs",
+        plan=command.machine.plan,
+        device=command.machine.device,
+        report=report,
+    )
+    result["command"] = line
+    files.write_json(command.out / "compare.json", result)
+    from superconv.report.html import write_comparison
+
+    page = write_comparison(result, command.out / "report.html")
+    for gain in result["speed_up"]:
+        console.print(f"{gain['reason']}: {_ratio(gain)}", highlight=False)
+    console.print(f"report: {page}")
+
+
+def _ratio(gain: dict[str, Any]) -> str:
+    if gain["ratio"] is None:
+        return "no speed-up measured"
+    low, high = ("not reached" if end is None else f"{end:.2g}" for end in (gain["low"], gain["high"]))
+    return f"speed-up {gain['ratio']:.2g} (95 %: {low} to {high})"
+
+
+def speedrun(command: cli.Speedrun, line: str) -> None:
+    """`superconv speedrun`."""
+    from superconv.studies.speedrun import attempt
+    from superconv.studies.speedrun import speedrun as run
+    from superconv.training.progress import ProgressHook
+
+    chosen = attempt(command.target, width=command.width, epochs=command.epochs)
+
+    def report(seed: int, seconds: float, accuracy: float) -> None:
+        console.print(f"seed {seed}: {accuracy:.2%} in {seconds:.1f} s", highlight=False)
+
+    result = run(
+        command.data,
+        chosen,
+        seeds=range(command.seeds),
+        device=command.machine.device,
+        words=command.machine.plan,
+        hooks=[ProgressHook(console)],
+        report=report,
+    )
+    files.write_json(command.out, {**dataclasses.asdict(result), "command": line})
+    interval = "" if result.low is None else f" (95 %: {result.low:.2%} to {result.high:.2%})"
+    table = Table(show_header=False, box=None)
+    for name, value in (
+        (
+            "test accuracy",
+            f"{result.mean:.2%}{interval}, target {chosen.target:.2%} in {result.reached} of {command.seeds}",
+        ),
+        ("seconds of a run", f"{statistics.median(result.seconds):.1f}, test included; median of {command.seeds}"),
+        (
+            "beside them, once",
+            f"data {result.load_seconds:.1f} s, plan {result.search_seconds:.1f} s, "
+            f"warm-up {result.warmup_seconds:.1f} s",
+        ),
+        ("network and length", f"width {chosen.width}, {chosen.epochs:g} epochs of batch {chosen.batch_size}"),
+        ("plan", result.plan),
+        ("machine", result.machine),
+    ):
+        table.add_row(name, value)
+    Console().print(table)
+    console.print(f"all numbers: {command.out}")

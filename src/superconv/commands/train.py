@@ -1,0 +1,186 @@
+"""Commands that train one network: fit, range-test, train, estimate."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from superconv import cli
+from superconv.commands.common import console, folder_of, options_of, plan_of, print_verdict, say
+
+if TYPE_CHECKING:
+    from superconv.studies.fit import Found
+    from superconv.studies.runner import Numbers
+
+
+def fit(command: cli.Fit, line: str) -> None:
+    """`superconv fit`."""
+    from superconv.studies.fit import fit as fit_task
+    from superconv.studies.fit import outline
+    from superconv.studies.runner import stored_plan
+    from superconv.training.plan import ExecutionPlan
+    from superconv.training.task import image_task
+
+    plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
+    spec = command.task.plain()
+    settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": command.running.seed}
+    task = image_task(command.task)
+    final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
+    with folder_of(command.running, plan, command.task.data, settled) as folder:
+        for note in task.facts["notes"]:
+            say(f"note: {note}")
+        numbers = fit_task(
+            task,
+            folder,
+            command.choices,
+            final_task=final,
+            plan=stored_plan(folder) or plan_of(command.machine, task, outline(task, command.choices)),
+            seed=command.running.seed,
+            about={"task": spec, "command": line},
+            on_found=_announce,
+            **options_of(command.running, folder),
+        )
+        _conclude(numbers, folder)
+
+
+def range_test(command: cli.RangeTest, line: str) -> None:
+    """`superconv range-test`."""
+    from superconv.recipe import Recipe, batch_size_for
+    from superconv.report.plots import save_curve
+    from superconv.studies.runner import writes
+    from superconv.training.progress import ProgressHook
+    from superconv.training.sweeps import search_rates
+    from superconv.training.task import image_task
+
+    task = image_task(command.task)
+    recipe = Recipe(
+        steps=command.steps,
+        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        max_lr=1.0,
+        schedule="constant",
+        momentum=command.momentum,
+        min_momentum=None,
+        weight_decay=command.weight_decay,
+        optimizer=command.optimizer,
+        optimizer_args={},
+    )
+    linear = {} if command.max_lr is None else {"start_lr": command.start_lr, "mode": command.mode}
+    search = search_rates(
+        task,
+        recipe,
+        max_lr=command.max_lr,
+        steps=command.steps,
+        seeds=range(command.seeds),
+        evaluate_every=command.evaluate_every,
+        validation_samples=command.validation_samples,
+        recalibrate_batch_norm=command.recalibrate_batch_norm,
+        plan=plan_of(command.machine, task, recipe),
+        hooks=[ProgressHook(console)],
+        **linear,
+    )
+    if writes():
+        search.save(command.out / "range_test.json")
+        save_curve(search.curve, command.out / "range_test.png", verdict=search.verdict)
+        print_verdict(search.verdict)
+        console.print(f"curve and figure are in {command.out}")
+
+
+def train(command: cli.Train, line: str) -> None:
+    """`superconv train`."""
+    from superconv.recipe import Recipe
+    from superconv.specs import RunSpec
+    from superconv.studies.runner import run
+    from superconv.training.plan import ExecutionPlan
+
+    spec = RunSpec(
+        task=command.task,
+        recipe=Recipe.load(command.recipe),
+        seed=command.running.seed,
+        device=command.machine.device,
+        plan=command.machine.plan,
+        evaluations=command.running.evaluations,
+    )
+    plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
+    with folder_of(command.running, plan, command.task.data, spec.plain()) as folder:
+        options = options_of(command.running, folder)
+        options.pop("evaluations")
+        _conclude(run(spec, folder, about={"command": line}, **options), folder)
+
+
+def estimate(command: cli.Estimate, line: str) -> None:
+    """`superconv estimate`."""
+    from superconv.recipe import Recipe, batch_size_for
+    from superconv.report.estimates import save_estimates
+    from superconv.studies.estimate import estimate as measure
+    from superconv.studies.runner import writes
+    from superconv.training.progress import ProgressHook
+    from superconv.training.task import image_task
+
+    task = image_task(command.task)
+    recipe = Recipe(
+        steps=command.total_steps,
+        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        max_lr=command.max_lr,
+        base_lr=command.base_lr,
+        warmup=command.warmup,
+        annihilation=command.annihilation,
+        schedule=command.schedule,
+        momentum=command.momentum,
+        min_momentum=None,
+        weight_decay=command.weight_decay,
+        optimizer=command.optimizer,
+        optimizer_args={"nesterov": True} if command.nesterov else {},
+    )
+    found = measure(
+        task,
+        recipe,
+        command.out,
+        forms=command.forms,
+        steps=command.steps,
+        stride=command.stride,
+        rescale=command.rescale,
+        probe_every=command.probe_every,
+        plan=plan_of(command.machine, task, dataclasses.replace(recipe, steps=command.steps)),
+        seed=command.seed,
+        hooks=[ProgressHook(console, steps=command.steps)],
+        about={"command": line},
+    )
+    if writes():
+        save_estimates(found.rows, command.out / "estimate.png")
+        table = Table("estimate", "median rate", box=None)
+        for name, value in found.medians.items():
+            table.add_row("2/λ" if name == "stable_lr" else name, "not measured" if value is None else f"{value:.3g}")
+        Console().print(table)
+        console.print(f"rows and figure are in {command.out}")
+
+
+def _announce(found: "Found") -> None:
+    if found.search:
+        verdict = found.search.verdict
+        say(f"super-convergence: {verdict.headline}. {verdict.reason}")
+        if found.search.agreement:
+            say(found.search.agreement.sentence)
+    recipe = found.recipe
+    say(f"{recipe.schedule}: {recipe.steps} updates of {recipe.batch_size}, rate up to {recipe.max_lr:.3g}")
+
+
+def _conclude(numbers: "Numbers", folder: Path) -> None:
+    from superconv.report.html import write_report
+    from superconv.studies.runner import writes
+
+    if not writes():
+        return
+    if numbers["stopped"] == "diverged":
+        say(f"the loss became infinite at update {numbers['steps']}: lower --max-lr")
+    for split in ("validation", "test"):
+        value = numbers.get(f"{split}_{numbers['metric']}")
+        if value is not None:
+            say(
+                f"{split} {numbers['metric']} {value:.2%}"
+                if numbers["metric"] == "accuracy"
+                else f"{split} {value:.5g}"
+            )
+    say(f"{numbers['steps']} updates in {numbers['seconds']:.1f} s, search {numbers.get('search_seconds', 0):.1f} s")
+    say(f"report: {write_report([folder], folder / 'report.html')}")
