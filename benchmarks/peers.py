@@ -61,7 +61,7 @@ class Images(Dataset):
         return image.flip(-1) if self.flip and torch.rand(()) < 0.5 else image, self.labels[index]
 
 
-class Reached(Exception):
+class TargetReachedError(Exception):
     """The target was reached: nothing more to do."""
 
 
@@ -93,7 +93,7 @@ class Watch:
         """Read the accuracy where it is due.
 
         Raises:
-            Reached: It is the target, or more.
+            TargetReachedError: It is the target, or more.
         """
         if step % self.every and not last:
             return
@@ -104,7 +104,7 @@ class Watch:
         self.points.append((seconds, step, accuracy))
         self._paused += time.perf_counter() - began
         if accuracy >= self.target:
-            raise Reached
+            raise TargetReachedError
 
 
 def _loader(task: Task, batch_size: int) -> DataLoader:
@@ -168,9 +168,7 @@ def lr_finder(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) ->
     plain_loop(watch, plan, network, optimizer, loader, steps, after=scheduler.step)
 
 
-def steepest(
-    network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, plan: ExecutionPlan
-) -> float:
+def steepest(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, plan: ExecutionPlan) -> float:
     """The suggestion of pytorch-lr-finder; the network is put back."""
 
     class Planned(nn.Module):

@@ -11,15 +11,15 @@ from superconv import cli
 from superconv.commands.common import console, folder_of, options_of, plan_of, print_verdict, say
 
 if TYPE_CHECKING:
-    from superconv.studies.fit import Found
     from superconv.studies.runner import Numbers
+    from superconv.studies.tuner import Found
 
 
 def fit(command: cli.Fit, line: str) -> None:
     """`superconv fit`."""
     from superconv.studies.fit import fit as fit_task
-    from superconv.studies.fit import outline
     from superconv.studies.runner import stored_plan
+    from superconv.studies.tuner import outline
     from superconv.training.plan import ExecutionPlan
     from superconv.training.task import image_task
 

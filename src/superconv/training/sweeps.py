@@ -135,6 +135,21 @@ class RateSearch:
         )
 
 
+def explore(task: Task, recipe: Recipe, *, steps: int, **options: Any) -> RateSearch:
+    """An exponential sweep alone, for runs too short to pay for a linear one; it ends where the training breaks down.
+
+    Args:
+        task: What is trained.
+        recipe: As for `range_test`.
+        steps: Updates of the sweep.
+        options: Further arguments of `range_test`.
+    """
+    began = time.perf_counter()
+    low, high = EXPLORED
+    curve = range_test(task, recipe, start_lr=10 * low, max_lr=high, mode="exponential", steps=steps, **options)
+    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=time.perf_counter() - began)
+
+
 def search_rates(
     task: Task, recipe: Recipe, *, max_lr: float | None = None, steps: int = 100, **options: Any
 ) -> RateSearch:

@@ -1,0 +1,162 @@
+"""A recipe for a task and a length: what the user leaves open, found within a stated search budget."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from superconv.errors import UserError
+from superconv.recipe import Recipe, batch_size_for
+from superconv.specs import Choices
+from superconv.studies.probes import PeakSearch, search_peak
+from superconv.training.hooks import Hook
+from superconv.training.plan import ExecutionPlan
+from superconv.training.sweeps import RateSearch, explore, range_test, search_rates
+from superconv.training.task import Task
+
+EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
+FEWEST_UPDATES = 700  # a batch is halved before a run of stated epochs has fewer
+BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
+SWEEP = 50  # updates of the exploring sweep of a short run
+LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
+PROBE, LEAST_PROBE = 25, 30  # a probe's length: the run's divided by 25, and at least 30 updates
+BELOW = 8.0  # the first probe's peak lies so far below what a sweep bears for a moment
+START = {"SGD": 0.1}  # first peak where no sweep says anything
+START_ADAPTIVE = 0.003
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A recipe and what it rests on."""
+
+    recipe: Recipe
+    search: RateSearch | None = None
+    """None where the peak was given."""
+    peak: PeakSearch | None = None
+    """None where the peak was given."""
+    seconds: float = 0.0
+
+
+def find_recipe(
+    task: Task, choices: Choices, *, plan: ExecutionPlan, seed: int = 0, hooks: Sequence[Hook] = ()
+) -> Found:
+    """Choose what `choices` leaves open, on the training and validation splits.
+
+    A range test finds what rates the network bears at all; short cycles find the peak that pays, which depends on the
+    run's length. Both together take at most `BUDGET` of the run's updates or `LEAST_BUDGET`, whichever is more. Equal
+    seeds, plans and lengths in updates give equal recipes.
+
+    Args:
+        task: What will be trained.
+        choices: What is settled; it is not searched.
+        plan: Where it runs.
+        seed: Of the sweeps and the short cycles.
+        hooks: Look on.
+
+    Raises:
+        UserError: Choices contradict each other, or nothing that was tried trains the network.
+    """
+    began = time.perf_counter()
+    given = [name for name in ("epochs", "steps", "minutes") if getattr(choices, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"give one length, not both {' and '.join(given)}")
+    trial = outline(task, choices)
+    samples, batch_size = len(task.train), trial.batch_size
+    reasons = {"batch_size": "given" if choices.batch_size else _batch_reason(samples, trial)}
+    search, peak, pace = None, None, None
+    steps = _steps(choices, samples, batch_size)
+    if choices.minutes is not None and choices.max_lr is None:
+        pace = _seconds_per_update(task, trial, plan)
+        steps = max(20, int(choices.minutes * 60 / pace / (1 + BUDGET)))
+    max_lr = choices.max_lr
+    if max_lr is None:
+        whole = replace(trial, steps=max(20, steps))
+        search = _sweeps(task, whole, choices, plan=plan, seed=seed, hooks=hooks)
+        peak = _peak(task, whole, search, plan=plan, seed=seed, hooks=hooks)
+        max_lr, reasons["max_lr"] = _judged(task, search, peak, choices)
+    else:
+        reasons["max_lr"] = "given"
+    if choices.minutes is not None:
+        pace = pace or _seconds_per_update(task, trial, plan)
+        left = choices.minutes * 60 - (time.perf_counter() - began)
+        steps = plan.fabric().broadcast(max(20, int(left / pace)))
+        reasons["steps"] = f"what fits into {choices.minutes:g} minutes, the search included"
+    else:
+        reasons["steps"] = f"{steps * batch_size / samples:.3g} epochs of {samples} samples"
+    reasons["weight_decay"] = f"preset {choices.preset}" if choices.weight_decay is None else "given"
+    recipe = choices.recipe(batch_size=batch_size, steps=steps, max_lr=float(f"{max_lr:.3g}"), reasons=reasons)
+    return Found(recipe=recipe, search=search, peak=peak, seconds=time.perf_counter() - began)
+
+
+def outline(task: Task, choices: Choices) -> Recipe:
+    """The recipe before anything is searched, of at least 20 updates; its rate stands for none."""
+    samples = len(task.train)
+    batch_size = choices.batch_size or batch_size_for(samples)
+    if choices.epochs and not choices.batch_size:
+        while batch_size > 32 and choices.epochs * samples / batch_size < FEWEST_UPDATES:
+            batch_size //= 2
+    steps = max(20, _steps(choices, samples, batch_size))
+    return choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})
+
+
+def budget(steps: int) -> int:
+    """Updates that the search for a run of `steps` may take."""
+    return max(LEAST_BUDGET, round(BUDGET * steps))
+
+
+def _sweeps(
+    task: Task, whole: Recipe, choices: Choices, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
+) -> RateSearch:
+    options: dict[str, Any] = {
+        "seeds": range(seed, seed + choices.sweep_seeds),
+        "estimate": choices.estimate or choices.max_lr_from == "both",
+        "plan": plan,
+        "hooks": hooks,
+    }
+    if budget(whole.steps) >= LONG:
+        return search_rates(task, whole, steps=max(100, min(300, whole.steps // 15)), **options)
+    return explore(task, whole, steps=SWEEP, **options)
+
+
+def _peak(
+    task: Task, whole: Recipe, search: RateSearch, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
+) -> PeakSearch:
+    bound = search.verdict.lr_max
+    start = bound / BELOW if bound else START.get(whole.optimizer, START_ADAPTIVE)
+    spent = sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
+    steps = min(whole.steps, max(LEAST_PROBE, whole.steps // PROBE))
+    left = max(3 * steps, budget(whole.steps) - spent)
+    return search_peak(task, whole, start=start, steps=steps, updates=left, plan=plan, seed=seed, hooks=hooks)
+
+
+def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) -> tuple[float, str]:
+    if peak.max_lr is None:
+        raise UserError(
+            f"nothing that was tried trained {task.name}: {peak.reason}, and {search.verdict.reason} "
+            "Check the data and the loss, or give --max-lr"
+        )
+    curvature = search.agreement.estimate if search.agreement and choices.max_lr_from == "both" else None
+    if curvature is not None and curvature < peak.max_lr:
+        return curvature, f"the curvature estimate, which is below what short cycles give ({peak.max_lr:.3g})"
+    return peak.max_lr, peak.reason
+
+
+def _batch_reason(samples: int, trial: Recipe) -> str:
+    usual = batch_size_for(samples)
+    if trial.batch_size < usual:
+        return f"below the usual {usual}, so that a run this short has {trial.steps} updates"
+    return f"about a fortieth of {samples} samples, 32 to 256"
+
+
+def _steps(choices: Choices, samples: int, batch_size: int) -> int:
+    if choices.steps is not None:
+        return choices.steps
+    if choices.epochs is not None:
+        return max(1, round(choices.epochs * samples / batch_size))
+    return max(MIN_STEPS, round(EPOCHS * samples / batch_size))
+
+
+def _seconds_per_update(task: Task, trial: Recipe, plan: ExecutionPlan) -> float:
+    began, updates = time.perf_counter(), 20
+    range_test(task, trial, max_lr=1e-3, steps=updates, plan=plan)
+    return (time.perf_counter() - began) / updates
