@@ -84,11 +84,11 @@ class Choices:
     minutes: float | None = None
     """Length of sweeps and training together, in minutes, by the speed seen in the sweeps."""
     batch_size: int | None = None
-    """Samples per update; none takes about a fortieth of the data, 32 to 256."""
+    """Samples per update; none takes about a fortieth of the data, 32 to 256, fewer where --epochs are few."""
     max_lr: float | None = None
-    """Peak of the cycle; none takes it from the range test."""
+    """Peak of the cycle; none finds it by a range test and short cycles."""
     weight_decay: float | None = None
-    """Weight decay; none takes the preset's."""
+    """Weight decay; none takes what rate, momentum and length leave room for."""
     momentum: float | None = None
     """Momentum at the feet of the cycle; none takes the preset's."""
     min_momentum: float | None = None

@@ -24,6 +24,7 @@ WATCHED = 8  # updates between two looks at whether a probe has broken down
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 REACH = 0.7  # exponent with which the best peak grows with the length, while nothing is learned yet
 FARTHEST = 4.0  # times the probes' best peak, at most
+HEAVY_BALL = ("SGD", "ASGD")  # whose steps grow with the gradient; those of the others are of the rate's own size
 AT_THE_EDGE = 2.0  # the same, where the next larger peak broke down
 
 
@@ -113,7 +114,7 @@ def _carried(
     peak = known[best].max_lr * FACTOR**shift
     remaining = min(1.0, max(0.0, loss(best) / first)) if first > 0 and isfinite(first) else 1.0
     edge = best + 1 in known and not isfinite(above)
-    exponent = REACH * remaining if recipe.optimizer in ("SGD", "ASGD") else 0.0
+    exponent = REACH * remaining if recipe.optimizer in HEAVY_BALL else 0.0
     factor = min(AT_THE_EDGE if edge else FARTHEST, max(1.0, (recipe.steps / steps) ** exponent))
     probes = tuple(known[k] for k in sorted(known))
     tried = ", ".join(f"{p.max_lr:.2g}: {'broke down' if p.loss is None else f'{p.loss:.3g}'}" for p in probes)

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import exp
 from typing import Any
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
-from superconv.studies.probes import PeakSearch, search_peak
+from superconv.studies.probes import HEAVY_BALL, PeakSearch, search_peak
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import RateSearch, explore, range_test, search_rates
@@ -21,8 +22,9 @@ SWEEP = 50  # updates of the exploring sweep of a short run
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
 PROBE, LEAST_PROBE = 25, 30  # a probe's length: the run's divided by 25, and at least 30 updates
 BELOW = 8.0  # the first probe's peak lies so far below what a sweep bears for a moment
-START = {"SGD": 0.1}  # first peak where no sweep says anything
-START_ADAPTIVE = 0.003
+START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
+SHRINKING = 0.25  # Σ decay · rate / (1 − momentum) over a run of one epoch
+DECAYS, DECOUPLED_DECAYS = (1e-6, 1e-2), (1e-2, 1e-1)  # between which a decay is chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,11 @@ def find_recipe(
         reasons["steps"] = f"what fits into {choices.minutes:g} minutes, the search included"
     else:
         reasons["steps"] = f"{steps * batch_size / samples:.3g} epochs of {samples} samples"
-    reasons["weight_decay"] = f"preset {choices.preset}" if choices.weight_decay is None else "given"
+    reasons["weight_decay"] = "given"
     recipe = choices.recipe(batch_size=batch_size, steps=steps, max_lr=float(f"{max_lr:.3g}"), reasons=reasons)
+    if choices.weight_decay is None:
+        decay, reasons["weight_decay"] = balanced_decay(recipe, samples)
+        recipe = replace(recipe, weight_decay=decay, reasons=reasons)
     return Found(recipe=recipe, search=search, peak=peak, seconds=time.perf_counter() - began)
 
 
@@ -97,6 +102,29 @@ def outline(task: Task, choices: Choices) -> Recipe:
             batch_size //= 2
     steps = max(20, _steps(choices, samples, batch_size))
     return choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})
+
+
+def balanced_decay(recipe: Recipe, samples: int) -> tuple[float, str]:
+    """The weight decay that a recipe's rates leave room for, and why (section 5 of the paper: large rates regularize).
+
+    What decay does to a weight over a whole run is e to the minus Σ decay · rate / (1 − momentum). That sum, rather
+    than the decay itself, is what stays alike between good runs: about a quarter for one pass over the data, and
+    growing with the root of the passes, because what is seen more often is learned by heart. So the decay falls as rate
+    and length grow. Adaptive optimizers with decoupled decay, whose steps momentum does not lengthen, go without that
+    factor.
+    """
+    rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
+    plain = recipe.optimizer in HEAVY_BALL
+    travelled = 0.0
+    for step in range(recipe.steps):
+        held = (momentum(step) if momentum else recipe.momentum) if plain else 0.0
+        travelled += rate(step) / (1 - held) if held < 1 else rate(step)
+    epochs = recipe.steps * recipe.batch_size / samples
+    low, high = DECAYS if plain else DECOUPLED_DECAYS
+    decay = min(high, max(low, SHRINKING * epochs**0.5 / travelled))
+    decay = float(f"{decay:.2g}")
+    shrink = 1 - exp(-decay * travelled)
+    return decay, f"weights that get no gradient shrink by {shrink:.0%} over the run's {epochs:.3g} epochs"
 
 
 def budget(steps: int) -> int:
@@ -122,7 +150,7 @@ def _peak(
     task: Task, whole: Recipe, search: RateSearch, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
 ) -> PeakSearch:
     bound = search.verdict.lr_max
-    start = bound / BELOW if bound else START.get(whole.optimizer, START_ADAPTIVE)
+    start = bound / BELOW if bound else START if whole.optimizer in HEAVY_BALL else START_ADAPTIVE
     spent = sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
     steps = min(whole.steps, max(LEAST_PROBE, whole.steps // PROBE))
     left = max(3 * steps, budget(whole.steps) - spent)
