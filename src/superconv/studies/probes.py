@@ -18,7 +18,7 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 FACTOR = 3.0  # between two peaks that are tried: a parabola through three then finds the best within a tenth or so
-MOST = 9  # probes, however bad the first guess
+MOST = 12  # probes, however bad the first guess
 VALIDATION_SAMPLES = 1000
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 BROKEN = 4.0  # times its first loss, at which a probe is given up
@@ -92,9 +92,10 @@ def search_peak(
 
     best = 0
     loss(0)
-    while True:
-        missing = [k for k in (best - 1, best + 1) if k not in known]
-        if not missing or not affordable():
+    while affordable():
+        around = (best - 1, best + 1) if isfinite(loss(best)) else (min(known) - 1,)
+        missing = [k for k in around if k not in known]
+        if not missing:
             break
         loss(missing[0])
         best = min(known, key=loss)

@@ -1,0 +1,121 @@
+"""Short cycles, and the recipe that follows from them."""
+
+from dataclasses import replace
+from math import exp
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from superconv.data.source import TensorSource
+from superconv.errors import UserError
+from superconv.recipe import Recipe
+from superconv.specs import Choices
+from superconv.studies.probes import FARTHEST, search_peak
+from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
+from superconv.training.plan import ExecutionPlan
+from superconv.training.task import Task
+
+PLAN = ExecutionPlan(channels_last=False, threads=1)
+
+
+class Quadratic(nn.Module):
+    """One weight per input, whose squared distance from a target is the loss: stable below 2 / curvature."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((size,), 3.0))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * self.weight
+
+
+def quadratic(samples: int = 512, *, scale: float = 1.0) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    inputs = scale * torch.randn(samples, 4, generator=generator)
+    targets = inputs * torch.tensor([1.0, -2.0, 0.5, 0.0]) + 0.1 * torch.randn(samples, 4, generator=generator)
+    source = TensorSource(inputs, targets)
+    return Task(name="quadratic", model=Quadratic, train=source, validation=source, loss=F.mse_loss, metric=None)
+
+
+def recipe(**fields) -> Recipe:
+    plain = {"momentum": 0.0, "min_momentum": None, "optimizer_args": {}, "weight_decay": 0.0}
+    return Recipe(**{"steps": 200, "batch_size": 32, "max_lr": 1.0, **plain, **fields})
+
+
+@pytest.mark.parametrize("start", [0.001, 1.0, 100.0])
+def test_the_peak_is_found_from_any_first_guess(start):
+    found = search_peak(quadratic(), recipe(), start=start, steps=40, updates=1000, plan=PLAN)
+    losses = [probe.loss for probe in found.probes if probe.loss is not None]
+    best = min((p for p in found.probes if p.loss is not None), key=lambda p: p.loss)
+    assert 0.1 < best.max_lr < 10
+    assert found.max_lr == pytest.approx(best.max_lr, rel=FARTHEST)
+    assert min(losses) < 0.2
+
+
+def test_a_probe_that_breaks_down_is_a_result_and_cheap():
+    found = search_peak(quadratic(scale=10.0), recipe(), start=100.0, steps=40, updates=1000, plan=PLAN)
+    broken = [probe for probe in found.probes if probe.loss is None]
+    assert broken
+    assert all(probe.steps <= 16 for probe in broken)
+    assert found.max_lr is not None
+    assert "broke down" in found.reason
+
+
+def test_probes_are_deterministic_and_cost_what_they_say():
+    options = {"start": 0.5, "steps": 30, "updates": 200, "plan": PLAN, "seed": 3}
+    first, second = (search_peak(quadratic(), recipe(), **options) for _ in range(2))
+    assert first == second
+    assert first.updates == sum(probe.steps for probe in first.probes) <= 200
+
+
+def test_a_longer_run_gets_a_larger_peak_while_much_is_left_to_learn():
+    slow = replace(quadratic(), loss=lambda output, target: 1 + 0.01 * F.mse_loss(output, target))
+    options = {"start": 10.0, "steps": 30, "updates": 300, "plan": PLAN}
+    short, long = (search_peak(slow, recipe(steps=n), **options) for n in (30, 3000))
+    assert short.probes == long.probes
+    assert long.max_lr == pytest.approx(FARTHEST * short.max_lr)
+    adaptive = search_peak(slow, recipe(steps=3000, optimizer="AdamW"), start=0.1, steps=30, updates=300, plan=PLAN)
+    assert "times that" not in adaptive.reason
+
+
+def test_a_network_that_nothing_trains_is_said_in_one_line():
+    def never(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return output.sum() * torch.nan
+
+    with pytest.raises(UserError, match="nothing that was tried trained quadratic"):
+        find_recipe(replace(quadratic(), loss=never), Choices(steps=50), plan=PLAN)
+
+
+def test_what_is_given_is_not_searched():
+    found = find_recipe(quadratic(), Choices(steps=50, max_lr=0.3, weight_decay=1e-3, batch_size=64), plan=PLAN)
+    assert (found.search, found.peak) == (None, None)
+    assert (found.recipe.max_lr, found.recipe.weight_decay, found.recipe.batch_size) == (0.3, 1e-3, 64)
+    assert {found.recipe.reasons[k] for k in ("max_lr", "weight_decay", "batch_size")} == {"given"}
+
+
+@pytest.mark.parametrize("steps", [60, 400])
+def test_the_search_stays_within_its_budget_and_gives_its_reasons(steps):
+    found = find_recipe(quadratic(), Choices(steps=steps), plan=PLAN)
+    assert found.peak.updates + len(found.search.curve.lr) <= budget(steps)
+    assert {"max_lr", "weight_decay", "batch_size", "steps"} <= found.recipe.reasons.keys()
+
+
+def test_a_few_epochs_are_cut_into_smaller_batches():
+    task = quadratic(40_000)
+    assert outline(task, Choices(epochs=1)).batch_size == 32
+    assert outline(task, Choices(epochs=20)).batch_size == 256
+    assert outline(task, Choices(epochs=1, batch_size=200)).batch_size == 200
+
+
+def test_decay_falls_as_rate_length_and_momentum_grow():
+    base = recipe(steps=1000, max_lr=0.1, momentum=0.9)
+    decay, reason = balanced_decay(base, 32_000)
+    travelled = sum(map(base.learning_rate(), range(1000))) / (1 - 0.9)
+    assert decay == pytest.approx(0.25 / travelled, rel=0.02)
+    assert f"{1 - exp(-decay * travelled):.0%}" in reason
+    assert balanced_decay(replace(base, max_lr=1.0), 32_000)[0] == pytest.approx(decay / 10, rel=0.05)
+    assert balanced_decay(replace(base, momentum=0.0), 32_000)[0] == pytest.approx(10 * decay, rel=0.05)
+    assert balanced_decay(base, 8_000)[0] == pytest.approx(2 * decay, rel=0.05)
+    assert balanced_decay(replace(base, optimizer="AdamW", max_lr=1e-3), 32_000)[0] == 0.1
