@@ -180,7 +180,8 @@ def steepest(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataL
             return _forward(plan, self.network, images)
 
     finder = torch_lr_finder.LRFinder(Planned(), optimizer, nn.CrossEntropyLoss(), device="cpu")
-    with contextlib.redirect_stdout(None), warnings.catch_warnings(), torch.enable_grad():
+    quiet = contextlib.redirect_stdout(None), contextlib.redirect_stderr(None)  # prints and a bar of its own
+    with quiet[0], quiet[1], warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         finder.range_test(loader, end_lr=100, num_iter=100)
         losses, rates = finder.history["loss"][10:-5], finder.history["lr"][10:-5]  # what its plot skips
