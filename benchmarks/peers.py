@@ -80,8 +80,8 @@ class Watch:
 
     def __post_init__(self) -> None:
         recipe = Recipe(steps=20, batch_size=20, max_lr=1.0)
-        # Read by superconv's evaluation in bf16 for everybody: it is not part of anybody's time.
-        self._reader = Trainer(self.task, recipe, plan=ExecutionPlan.choose(plan="bf16,channels_last"))
+        # Read by superconv's evaluation in the default plan for everybody: it is not part of anybody's time.
+        self._reader = Trainer(self.task, recipe, plan=ExecutionPlan.choose())
         self._began, self._paused = time.perf_counter(), 0.0
 
     @property
@@ -107,7 +107,8 @@ class Watch:
             raise TargetReachedError
 
 
-def _loader(task: Task, batch_size: int) -> DataLoader:
+def data_loader(task: Task, batch_size: int) -> DataLoader:
+    """Torch's, shuffling."""
     return DataLoader(Images(task), batch_size=batch_size, shuffle=True, drop_last=True)
 
 
@@ -116,7 +117,8 @@ def _network(task: Task, plan: ExecutionPlan) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if plan.channels_last else network
 
 
-def _forward(plan: ExecutionPlan, network: nn.Module, images: Tensor) -> Tensor:
+def forward(plan: ExecutionPlan, network: nn.Module, images: Tensor) -> Tensor:
+    """Logits in fp32, in a plan's precision and memory format."""
     if plan.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     bf16 = plan.precision == "bf16-mixed"
@@ -139,7 +141,7 @@ def plain_loop(
     batches: Iterator = itertools.chain.from_iterable(itertools.repeat(loader))
     for step, (images, labels) in enumerate(itertools.islice(batches, steps), 1):
         network.train()
-        loss = F.cross_entropy(_forward(plan, network, images), labels)
+        loss = F.cross_entropy(forward(plan, network, images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -155,12 +157,12 @@ def sgd_steps(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) ->
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
     watch.peak = 0.1
-    plain_loop(watch, plan, network, optimizer, _loader(watch.task, batch_size), steps, after=scheduler.step)
+    plain_loop(watch, plan, network, optimizer, data_loader(watch.task, batch_size), steps, after=scheduler.step)
 
 
 def lr_finder(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
     """pytorch-lr-finder as in its README (1e-7 to 100, 100 iterations, steepest), then torch's OneCycleLR."""
-    network, loader = _network(watch.task, plan), _loader(watch.task, batch_size)
+    network, loader = _network(watch.task, plan), data_loader(watch.task, batch_size)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-7, momentum=0.9, weight_decay=1e-4)
     watch.peak = steepest(network, optimizer, loader, plan)
     optimizer = torch.optim.SGD(network.parameters(), lr=watch.peak, momentum=0.9, weight_decay=1e-4)
@@ -177,7 +179,7 @@ def steepest(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataL
             self.network = network
 
         def forward(self, images: Tensor) -> Tensor:
-            return _forward(plan, self.network, images)
+            return forward(plan, self.network, images)
 
     finder = torch_lr_finder.LRFinder(Planned(), optimizer, nn.CrossEntropyLoss(), device="cpu")
     quiet = contextlib.redirect_stdout(None), contextlib.redirect_stderr(None)  # prints and a bar of its own
@@ -192,7 +194,7 @@ def steepest(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataL
 
 def schedule_free(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
     """Schedule-free AdamW at its default rate; batch-norm statistics are estimated anew before each reading."""
-    network, loader = _network(watch.task, plan), _loader(watch.task, batch_size)
+    network, loader = _network(watch.task, plan), data_loader(watch.task, batch_size)
     optimizer = schedulefree.AdamWScheduleFree(network.parameters(), warmup_steps=max(1, steps // 20))
     optimizer.train()
     watch.peak = optimizer.param_groups[0]["lr"]
@@ -204,7 +206,7 @@ def schedule_free(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int
         optimizer.eval()
         with torch.no_grad():  # its README: the average needs statistics of its own
             for images, _ in itertools.islice(batches, 20):
-                _forward(plan, network, images)
+                forward(plan, network, images)
         watch._paused += time.perf_counter() - began
         try:
             yield
@@ -216,7 +218,7 @@ def schedule_free(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int
 
 def with_lightning(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
     """Lightning's `lr_find` at its defaults, then torch's OneCycleLR, by its Trainer."""
-    network, loader = _network(watch.task, plan), _loader(watch.task, batch_size)
+    network, loader = _network(watch.task, plan), data_loader(watch.task, batch_size)
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:

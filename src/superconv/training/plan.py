@@ -95,10 +95,11 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str) -> str:
-    """The machine in a few words: the GPU's name, or processor and cores."""
+    """The machine in a few words: the GPU's name, or cores, their widest vector instructions and threads."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(torch.device(device))
-    return f"{os.cpu_count()} {platform.machine()} cores, {torch.get_num_threads()} threads"
+    cores = f"{os.cpu_count()} {platform.machine()} cores ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{cores}, {torch.get_num_threads()} threads"
 
 
 def _leave_world() -> None:

@@ -28,6 +28,7 @@ CHECKED = 3  # updates over which losses are compared
 ROUNDS = 12
 LEAST = 1.0  # seconds of a search below which there is none
 SMALL_BATCH = 32
+TINY_BATCH, HOPELESS = 8, 3.0  # samples on which a plan that takes so many times as long as fp32 is given up
 EVEN = 1.03  # a simpler plan that is no slower than this against the fastest is taken
 
 
@@ -148,7 +149,7 @@ def _search(task: Task, recipe: Recipe, default: ExecutionPlan, updates: int, li
     if limit < LEAST:
         reason = "the default plan: the run is over sooner than a search would pay"
         return PlanSearch(plan=default, reason=reason, batch_size=asked)
-    plans = _plans(reference)
+    plans, hopeless = _bearable(task, replace(recipe, batch_size=min(asked, TINY_BATCH)), _plans(reference))
     if cpu:  # so that five updates of each plan, at fp32's pace, fit into the limit
         fits = int(limit / (5 * len(plans) * pace))
         recipe = replace(recipe, batch_size=min(asked, max(SMALL_BATCH, fits)))
@@ -171,6 +172,7 @@ def _search(task: Task, recipe: Recipe, default: ExecutionPlan, updates: int, li
         best = made[0] if made and gained > 3 * made[0].first else best
     for contender in contenders:
         contender.check(reference)
+    contenders += hopeless
     ratio = reference.median / best.median
     reason = f"{best.plan.words}: {ratio:.2g} times as fast as plain fp32 over {len(best.seconds)} updates"
     trials = tuple(contender.trial() for contender in contenders)
@@ -187,6 +189,21 @@ def _plans(reference: _Contender) -> list[ExecutionPlan]:
         precisions.append("16-mixed")
     formats = (False, True) if reference.images() else (False,)
     return [replace(reference.plan, precision=p, channels_last=last) for p in precisions for last in formats]
+
+
+def _bearable(
+    task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]
+) -> tuple[list[ExecutionPlan], list[_Contender]]:
+    """The plans that are worth a race, and the others: a precision that a processor only imitates would take it all."""
+    tried = _started(task, recipe, plans)
+    for contender in tried:
+        contender.update()
+    reference = tried[0].median
+    for contender in tried:
+        if (times := contender.median / reference) > HOPELESS:
+            contender.refused = f"{times:.2g} times as slow as fp32 on {recipe.batch_size} samples"
+            contender.seconds.clear()
+    return [c.plan for c in tried if not c.refused], [c for c in tried if c.refused]
 
 
 def _started(task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]) -> list[_Contender]:
