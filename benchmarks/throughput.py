@@ -14,14 +14,15 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import peers
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import DataLoader, Dataset
 
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
@@ -30,35 +31,15 @@ from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.plan_search import find_plan
 from superconv.training.task import Task, image_task
 
-try:
-    import pytorch_lightning as lightning
-except ImportError:
-    lightning = None
-
 WARM_UP = 3  # updates that are not counted
 RATE = 0.05
-
-
-class Images(Dataset):
-    """The task's images as most people hold them: one float tensor each, flipped at random."""
-
-    def __init__(self, task: Task) -> None:
-        source = task.train
-        self.images, self.labels = source.images, source.labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = (self.images[index].float() / 255 - 0.47) / 0.25
-        return image.flip(-1) if torch.rand(()) < 0.5 else image, self.labels[index]
 
 
 def plain(task: Task, batch_size: int, steps: int) -> float:
     """A training loop as in every tutorial."""
     network = task.model()
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, nesterov=True)
-    loader = itertools.cycle(DataLoader(Images(task), batch_size=batch_size, shuffle=True, drop_last=True))
+    loader = itertools.cycle(peers.data_loader(task, batch_size))
     seconds, last = [], time.perf_counter()
     for images, labels in itertools.islice(loader, steps):
         loss = F.cross_entropy(network(images), labels)
@@ -74,7 +55,7 @@ def plain(task: Task, batch_size: int, steps: int) -> float:
 def with_lightning(task: Task, batch_size: int, steps: int) -> float:
     """Lightning's Trainer at its defaults, without its bar and its logs."""
 
-    class Module(lightning.LightningModule):
+    class Module(peers.lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.network, self.marks = task.model(), [time.perf_counter()]
@@ -88,45 +69,46 @@ def with_lightning(task: Task, batch_size: int, steps: int) -> float:
         def on_train_batch_end(self, *args):
             self.marks.append(time.perf_counter())
 
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    module = Module()
-    loader = DataLoader(Images(task), batch_size=batch_size, shuffle=True, drop_last=True)
+    module, loader = Module(), peers.data_loader(task, batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lightning.Trainer(max_steps=steps, accelerator="cpu", **quiet).fit(module, loader)
+        peers.lightning.Trainer(max_steps=steps, accelerator="cpu", **peers.QUIET).fit(module, loader)
     seconds = [b - a for a, b in itertools.pairwise(module.marks)]
     return batch_size / statistics.median(seconds[WARM_UP:])
 
 
-def ours(plan: ExecutionPlan, task: Task, batch_size: int, steps: int) -> float:
+def ours(words: str, task: Task, batch_size: int, steps: int) -> float:
     """`superconv.training.loop.train`, history and evaluation apart."""
     recipe = Recipe(steps=max(20, steps), batch_size=batch_size, max_lr=RATE)
-    return train(task, recipe, plan=plan, evaluations=0).images_per_second
+    return train(task, recipe, plan=ExecutionPlan.choose(plan=words), evaluations=0).images_per_second
+
+
+def task_of(data: str, model: str) -> Task:
+    """What is trained."""
+    return replace(image_task(ImageTask(data=data, model=model, flip="random")), test=None, validation=None)
+
+
+def found_plan(data: str, model: str, batch_size: int) -> str:
+    """Words of the plan that superconv finds for a long run."""
+    recipe = Recipe(steps=10_000, batch_size=batch_size, max_lr=RATE)
+    return find_plan(task_of(data, model), recipe, limit=5.0, use_cache=False).plan.words
+
+
+def pace(method: str, data: str, model: str, batch_size: int, steps: int) -> float:
+    """Images per second of a method: `plain loop`, `Lightning`, or a plan of superconv's."""
+    methods = {"plain loop": plain, "Lightning": with_lightning}
+    run: Callable[[Task, int, int], float] = methods.get(method) or partial(ours, method)
+    return run(task_of(data, model), batch_size, steps)
 
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, list[float]]:
-    """Images per second of each method in each round."""
-    task = image_task(ImageTask(data=given.data, model=name, flip="random"))
-    task = Task(**{**vars(task), "test": None, "validation": None})
-    recipe = Recipe(steps=10_000, batch_size=given.batch_size, max_lr=RATE)
-    searched = find_plan(task, recipe, limit=5.0, use_cache=False)
-    methods: dict[str, Callable[[Task, int, int], float]] = {"plain loop": plain}
-    if lightning:
-        methods["Lightning"] = with_lightning
-    methods[f"superconv, found plan ({searched.plan.words})"] = partial(ours, searched.plan)
-    for words in given.plans:
-        methods[f"superconv, {words}"] = partial(ours, ExecutionPlan.choose(plan=words))
+    """Images per second of each method in each round, every one in a process of its own."""
+    words = peers.alone(found_plan, given.data, name, given.batch_size)
+    methods = {"plain loop": "plain loop"} | ({} if "Lightning" in peers.MISSING else {"Lightning": "Lightning"})
+    methods |= {f"superconv, found plan ({words})": words} | {f"superconv, {plan}": plan for plan in given.plans}
     found: dict[str, list[float]] = {method: [] for method in methods}
-    for _ in range(given.rounds):
-        for method, run in methods.items():
-            threads = torch.get_num_threads()
-            found[method].append(run(task, given.batch_size, given.steps))
-            torch.set_num_threads(threads)
+    for _, (method, run) in itertools.product(range(given.rounds), methods.items()):
+        found[method].append(peers.alone(pace, run, given.data, name, given.batch_size, given.steps))
     return found
 
 
@@ -136,7 +118,12 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--models", nargs="+", default=["lenet", "resnet20", "resnet56"])
     parser.add_argument(
-        "--plans", nargs="*", default=["fp32,channels_first", "fp32,channels_last", "bf16,channels_last"]
+        "--plans",
+        nargs="*",
+        default=[
+            *("fp32,channels_first,eager", "fp32,channels_last,eager", "bf16,channels_last,eager"),
+            *("fp32,channels_first,compiled", "fp32,channels_last,compiled", "bf16,channels_last,compiled"),
+        ],
     )
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
@@ -153,11 +140,11 @@ def main() -> None:
             rows.append({"model": name, "method": method, "images_per_second": rates, "ratio": middle / base})
             spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
             table.add_row(name, method, f"{middle:,.0f}", spread, f"{middle / base:.2f}")
-        if not lightning:
-            table.add_row(name, "Lightning", "missing: pip install 'superconv[bench]'", "", "")
+        if reason := peers.MISSING.get("Lightning"):
+            table.add_row(name, "Lightning", f"missing: {reason}", "", "")
     Console(width=140).print(table)
     about = {"data": given.data, "batch_size": given.batch_size, "steps": given.steps, "rounds": given.rounds}
-    about |= {"machine": machine("cpu"), "versions": versions(), "lightning": getattr(lightning, "__version__", None)}
+    about |= {"machine": machine("cpu"), "versions": versions(), "missing": peers.MISSING}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"rows": rows, **about}, indent=1) + "\n")
 

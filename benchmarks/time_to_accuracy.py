@@ -18,7 +18,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,19 +93,18 @@ def paces(model: str, words: str, *, rounds: int = 5, updates: int = 4) -> dict[
     return {name: seconds[1:] for name, seconds in found.items()}
 
 
-def measure(method: str, run: Callable, target: float, seed: int, given: argparse.Namespace) -> dict:
+def measure(method: str, target: float, seed: int, model: str, epochs: float | None) -> dict:
     """One run, as it is stored."""
-    task = cifar10(given.model)
-    steps = round((given.epochs or EPOCHS[method][target]) * len(task.train) / BATCH)
+    run = partial(ours, seed=seed) if method == OURS else peers.PEERS[method]
+    task = cifar10(model)
+    steps = round((epochs or EPOCHS[method][target]) * len(task.train) / BATCH)
     torch.manual_seed(seed)
-    threads = torch.get_num_threads()
     watch = Watch(task, target, every=len(task.train) // BATCH // 5)
     reached = False
     try:
         run(watch, peers.PLAIN, BATCH, steps)
     except TargetReachedError:
         reached = True
-    torch.set_num_threads(threads)
     return {
         "method": method,
         "target": target,
@@ -136,11 +134,11 @@ def main() -> None:
     stored = json.loads(given.out.read_text()) if given.out.exists() else {"rows": []}
     done = {(r["method"], r["target"], r["seed"]) for r in stored["rows"]}
     for target, seed in itertools.product(given.target, given.seeds):
-        for method, run in {OURS: partial(ours, seed=seed), **peers.PEERS}.items():
+        for method in (OURS, *peers.PEERS):
             wanted = not given.methods or any(part in method for part in given.methods)
             if not wanted or (method, target, seed) in done:
                 continue
-            row = measure(method, run, target, seed, given)
+            row = peers.alone(measure, method, target, seed, given.model, given.epochs)
             stored["rows"].append(row)
             stored |= {"model": given.model, "data": "cifar10", "batch_size": BATCH, "missing": peers.MISSING}
             _write(given.out, stored)
@@ -148,7 +146,7 @@ def main() -> None:
                   f"rate {row['max_lr']:.3g}", flush=True)  # fmt: skip
     found = [row["found_plan"] for row in stored["rows"] if row["found_plan"]]
     if found and given.paces:
-        stored["paces"] = paces(given.model, statistics.mode(found))
+        stored["paces"] = peers.alone(paces, given.model, statistics.mode(found))
         _write(given.out, stored)
     show(stored)
 

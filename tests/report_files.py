@@ -124,7 +124,7 @@ def write_run(
         "images_per_second": 15234.7,
         "seed": seed,
         "spec_hash": "0a1b2c3d4e5f",
-        "plan": {"device": "cpu", "precision": "32-true", "channels_last": True, "compiled": False, "threads": None},
+        "plan": {"device": "cpu", "precision": "32-true", "channels_last": True, "compiled": None, "threads": None},
         "machine": "2 x86_64 cores, 2 threads",
         "versions": {"superconv": "0.1.0", "torch": "2.13.0+cpu", "python": "3.11.2"},
         "samples": 1293,

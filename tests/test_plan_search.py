@@ -1,5 +1,6 @@
 """The plan search on networks of a second: what it refuses, keeps and leaves alone. Which plan is faster is no test."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -24,8 +25,10 @@ def task(tmp_path, monkeypatch):
 
 
 def test_the_words_of_a_plan_name_it():
-    plan = ExecutionPlan(precision="bf16-mixed", channels_last=False, compiled=True, threads=3)
+    plan = ExecutionPlan(precision="bf16-mixed", channels_last=False, compiled="default", threads=3)
     assert plan.words == "bf16,channels_first,compiled,threads=3"
+    assert ExecutionPlan.choose(device="cpu", plan=plan.words) == plan
+    plan = replace(plan, compiled="max-autotune")
     assert ExecutionPlan.choose(device="cpu", plan=plan.words) == plan
     assert ExecutionPlan.choose(device="cpu", plan=ExecutionPlan().words) == ExecutionPlan()
 
@@ -90,6 +93,19 @@ def test_a_plan_that_cannot_run_is_left_out(task):
     changed = replace(task, model=lambda: Picky(no_kernel))
     found = find_plan(changed, RECIPE, device="cpu", limit=1.0, use_cache=False)
     assert {trial.plan.precision for trial in found.trials} == {"32-true"}
+
+
+def test_a_plan_that_is_hopelessly_slow_is_given_up(task):
+    def imitated(output):
+        time.sleep(0.2)
+        return output
+
+    changed = replace(task, model=lambda: Picky(imitated))
+    found = find_plan(changed, RECIPE, device="cpu", limit=1.0, use_cache=False)
+    slow = [trial for trial in found.trials if trial.plan.precision == "bf16-mixed"]
+    assert slow
+    assert all("times as slow as fp32" in trial.refused and trial.seconds is None for trial in slow)
+    assert found.plan.precision == "32-true"
 
 
 def test_nothing_is_left_behind(task):

@@ -16,7 +16,7 @@ from superconv.data.cache import cache_folder
 from superconv.errors import UserError
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
-from superconv.training.plan import ExecutionPlan, Precision, machine, versions
+from superconv.training.plan import CompileMode, ExecutionPlan, Precision, machine, versions
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
@@ -166,10 +166,11 @@ def _search(task: Task, recipe: Recipe, default: ExecutionPlan, updates: int, li
         contenders += final[1:]
         best = _choose(final)
     if updates * asked * best.median / recipe.batch_size > COMPILE_AFTER:
-        contenders += (made := _started(task, recipe, [replace(best.plan, compiled=True)]))
+        modes: tuple[CompileMode, ...] = ("default",) if cpu else ("default", "reduce-overhead")
+        contenders += (made := _started(task, recipe, [replace(best.plan, compiled=mode) for mode in modes]))
         _race([best, *made], time.perf_counter() + COMPILED_LIMIT / 4)
-        gained = (best.median - made[0].median) * updates * asked / recipe.batch_size if made else 0.0
-        best = made[0] if made and gained > 3 * made[0].first else best
+        gained = {c: (best.median - c.median) * updates * asked / recipe.batch_size for c in made}
+        best = min((c for c in made if gained[c] > 3 * c.first), default=best, key=lambda c: c.median)
     for contender in contenders:
         contender.check(reference)
     contenders += hopeless

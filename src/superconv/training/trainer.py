@@ -51,7 +51,7 @@ class Trainer:
         if plan.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.compiled:
-            model.compile()
+            model.compile(mode=plan.compiled)
         made = task.optimizer(model, recipe)
         optimizers = [made] if isinstance(made, Optimizer) else list(made)
         self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
@@ -113,7 +113,6 @@ class Trainer:
                 scheduler.step()
         return self._happened
 
-    @torch.no_grad()
     def evaluate(self, source: Source, *, samples: int | None = None) -> dict[str, float]:
         """Loss and metric over a source, or `samples` of it evenly spaced, with the running statistics of process 0."""
         model = self.model.module
@@ -126,8 +125,8 @@ class Trainer:
         taken = n if samples is None else min(samples, n)
         world, rank = self.fabric.world_size, self.fabric.global_rank
         draws = ((e, i * n // taken) for e, i in in_order(taken, EVALUATION_BATCH, rank=rank, world=world))
-        scores = Scores(self.task.metric, self.device)
-        with self.fabric.autocast():
+        scores = Scores(self.task.metric, self.device, pending=not self.plan.compiled)
+        with torch.inference_mode(), self.fabric.autocast():
             for inputs, target in map(self._prepare, source.batches(draws, seed=self.seed, augment=False)):
                 output = model(inputs)
                 scores.add(output, target, self.task.loss(output, target))
