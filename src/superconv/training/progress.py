@@ -37,6 +37,7 @@ class ProgressHook(Hook):
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(compact=True),
                 console=self._console,
+                refresh_per_second=2,  # drawing takes a core some milliseconds
             )
             self._bar.add_task(trainer.purpose, total=self._steps, completed=trainer.step, text="")
             self._bar.start()

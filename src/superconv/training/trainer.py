@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -91,7 +92,7 @@ class Trainer:
         parts = self.recipe.accumulate
         for part in range(parts):
             inputs, target = next(batches)
-            with self.fabric.no_backward_sync(self.model, enabled=part < parts - 1):
+            with self.fabric.no_backward_sync(self.model) if part < parts - 1 else nullcontext():
                 output = self.stages.predict(self._predictor, inputs)
                 loss = self.stages.loss(self.criterion, output, target)
                 self.stages.backward(self.fabric, loss / parts if parts > 1 else loss)
