@@ -33,7 +33,8 @@ from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.task import Task
 
 GRID_SEED = 1000  # apart from the fresh seeds 0, 1, …
-DEFAULTS = plain(Recipe(steps=100, batch_size=1, max_lr=1.0))  # what a row leaves out of its recipe
+REQUIRED = {"steps": 100, "batch_size": 1, "max_lr": 1.0}
+DEFAULTS = {k: v for k, v in plain(Recipe(**REQUIRED)).items() if k not in REQUIRED}  # rows leave them out
 
 Job = tuple[str, int, Callable[[], Ready]]
 
@@ -72,7 +73,7 @@ def measure(problem: Problem, method: str, seed: int, prepare: Callable[[], Read
         "search_updates": ready.search_updates,
         "search_seconds": round(ready.search_seconds, 3),
         "seconds": round(run.seconds, 3),
-        "recipe": {k: v for k, v in plain(ready.recipe).items() if v != DEFAULTS[k]},
+        "recipe": {k: v for k, v in plain(ready.recipe).items() if v != DEFAULTS.get(k)},
     }
 
 
