@@ -61,6 +61,8 @@ def measure(problem: Problem, method: str, seed: int, prepare: Callable[[], Read
     ready = prepare()
     plan = ExecutionPlan.choose(device="cpu", plan=problem.plan)
     run = train(ready.task, ready.recipe, plan=plan, seed=seed, evaluations=0, hooks=ready.hooks)
+    if run.stopped == "interrupted":
+        raise SystemExit("interrupted: what was finished is kept, and the same command goes on")
     metric = "loss" if ready.task.metric is None else ready.task.metric_name
     test = run.scores.get(f"test_{metric}")
     return {
@@ -111,21 +113,22 @@ def show(folder: Path, figure: Path) -> None:
     table = Table("task", "method", "test accuracy (%) or loss", "regret, points or %", "search, % of updates", "seeds")
     for name in PROBLEMS:
         path = folder / f"{name}.json"
-        rows = json.loads(path.read_text())["rows"] if path.exists() else []
-        if not any(row["method"].startswith(f"{ORACLE}: ") for row in rows):
+        if not path.exists():
             continue
         stored = json.loads(path.read_text())
-        tasks[name] = standings(rows, higher_is_better=stored["higher_is_better"])
-        classification += [name] if stored["higher_is_better"] else []
-        best = oracle(rows)[0]
-        for method, standing in tasks[name].items():
+        rows, best = stored["rows"], oracle(stored["rows"])[0]
+        found = standings(rows, higher_is_better=stored["higher_is_better"])
+        if best:
+            tasks[name] = found
+            classification += [name] if stored["higher_is_better"] else []
+        for method, standing in found.items():
             of = "" if standing.within else ", over superconv's budget"
             cost = f"{standing.search:.0%}{of}" if method != ORACLE else f"{100 * len(grid_rows(rows)):,}%"
             table.add_row(
                 name,
                 f"{method}: {best}" if method == ORACLE else method,
                 shown(mean_interval(standing.scores)),
-                shown(mean_interval(standing.regrets)) if standing.regrets else "",
+                shown(mean_interval(standing.regrets)) if standing.regrets else "" if best else "no oracle yet",
                 cost,
                 str(len(standing.scores)),
             )
@@ -161,12 +164,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--show", action="store_true", help="only print and draw what is there")
     parser.add_argument("--out", type=Path, default=Path("results/regret"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/figures/regret.png"))
     given = parser.parse_args()
     end = time.perf_counter() + 60 * given.minutes
     if not given.show:
         for name in given.tasks:
             run_task(name, given, lambda: time.perf_counter() > end)
-    show(given.out, given.out / "regret.png")
+    show(given.out, given.figure)
 
 
 if __name__ == "__main__":

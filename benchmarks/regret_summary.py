@@ -43,23 +43,30 @@ def top_settings(rows: Iterable[Row]) -> list[str]:
 
 
 def oracle(rows: Iterable[Row]) -> tuple[str, list[Row]]:
-    """Of the settings that were run again, the one with the best mean on validation, and its rows."""
+    """Of the settings that were run again, the best by mean validation, and its rows; "" and none where none was."""
     again: dict[str, list[Row]] = {}
     for row in rows:
         if str(row["method"]).startswith(f"{ORACLE}: "):
             again.setdefault(setting(row), []).append(row)
+    if not again:
+        return "", []
     best = max(again, key=lambda name: tuple(map(statistics.fmean, zip(*map(_quality, again[name]), strict=True))))
     return best, again[best]
 
 
 def standings(rows: Sequence[Row], *, higher_is_better: bool) -> dict[str, Standing]:
-    """How the oracle and every method stand on a task, over the seeds that they have in common with the oracle."""
+    """How the oracle and every method stand on a task, over the seeds that they have in common with the oracle.
+
+    While the oracle has not run, all seeds count and there is no regret.
+    """
     best = {row["seed"]: _score(row, higher_is_better) for row in oracle(rows)[1]}
     methods = dict.fromkeys(str(row["method"]) for row in rows)
-    found = {ORACLE: Standing(scores=tuple(best.values()), regrets=(), search=0.0, within=False)}
-    base = 100 / statistics.fmean(best.values())
+    found = {}
+    if best:
+        found[ORACLE] = Standing(scores=tuple(best.values()), regrets=(), search=0.0, within=False)
+        base = 100 / statistics.fmean(best.values())
     for method in methods:
-        own = [row for row in rows if row["method"] == method and row["seed"] in best]
+        own = [row for row in rows if row["method"] == method and (not best or row["seed"] in best)]
         if method.startswith((GRID, f"{ORACLE}: ")) or not own:
             continue
         scores = [_score(row, higher_is_better) for row in own]
@@ -69,6 +76,7 @@ def standings(rows: Sequence[Row], *, higher_is_better: bool) -> dict[str, Stand
             regrets=tuple(
                 best[row["seed"]] - score if higher_is_better else base * (score - best[row["seed"]])
                 for row, score in paired
+                if best
             ),
             search=max(row["search_updates"] / row["steps"] for row in own),
             within=all(row["search_updates"] <= max(200, 0.3 * row["steps"]) for row in own),

@@ -51,6 +51,12 @@ def test_regret_is_paired_by_seed_and_in_points_or_per_cent():
     assert losses["own"].regrets == pytest.approx((-1 / 0.81, 0.0))
 
 
+def test_without_an_oracle_there_are_scores_but_no_regrets():
+    found = standings([*GRID, row("own", 0, 0.8, 0.8)], higher_is_better=True)
+    assert list(found) == ["own"]
+    assert (found["own"].scores, found["own"].regrets) == ((80.0,), ())
+
+
 def test_ranks_count_methods_that_ran_everywhere():
     def task(**regrets: float) -> dict[str, Standing]:
         made = {m: Standing(scores=(r,), regrets=(r,), search=0, within=True) for m, r in regrets.items()}
