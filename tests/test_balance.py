@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -27,6 +26,7 @@ from superconv.studies.settings import (
     nearest,
     shown,
 )
+from superconv.studies.sweep import Failure
 from superconv.studies.trials import borne, failure_of
 
 CENTRE = Setting(max_lr=1.0, weight_decay=1e-4, batch_size=32, momentum=0.9)
@@ -99,7 +99,7 @@ def test_decays_are_near_by_ratio_and_shown_short():
 
 
 def test_what_stands_in_place_of_numbers_is_a_failure():
-    assert failure_of(SimpleNamespace(reason="killed by signal 9", attempts=3)) == "killed by signal 9"
+    assert failure_of(Failure(reason="killed by signal 9", attempts=3)) == "killed by signal 9"
     assert failure_of({"stopped": "diverged", "steps": 7}) == "diverged at update 7"
     assert "not finite" in failure_of({"stopped": None, "validation_loss": None})
     assert failure_of({"stopped": None, "validation_loss": 0.1}) is None
@@ -168,7 +168,7 @@ def test_failures_are_reported_and_not_chosen(tmp_path, monkeypatch):
     made = trials_module.run_all
 
     def failing(specs, root, **options):
-        lost = SimpleNamespace(reason="out of memory", attempts=1)
+        lost = Failure(reason="out of memory", attempts=1)
         numbers = iter(made([s for s in specs if s.recipe.weight_decay != 1e-3], root, **options))
         return [lost if spec.recipe.weight_decay == 1e-3 else next(numbers) for spec in specs]
 

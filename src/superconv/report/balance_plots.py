@@ -40,7 +40,7 @@ def plot_grid(balance: Balance, *, ax: Axes | None = None) -> Axes:
             trial = cells.get((decay, peak))
             if trial is not None and trial.accuracy is not None:
                 value = scale * trial.accuracy
-                _cell(ax, column, row, f"{value:.3g}", fill=colours(norm(value)), dark=norm(value) < 0.5)
+                _cell(ax, column, row, f"{value:.1f}", fill=colours(norm(value)), dark=norm(value) < 0.5)
             elif trial is not None:
                 _cell(ax, column, row, _brief(trial), fill="#D1D5DB", hatch="////")
             elif (decay, peak) in dropped:

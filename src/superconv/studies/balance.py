@@ -18,6 +18,7 @@ from superconv.recipe import Recipe
 from superconv.specs import Axis, Balancing, ImageTask
 from superconv.studies.runner import plan_for
 from superconv.studies.settings import Setting, Trial, best_of, halfway, margin, nearest, shown
+from superconv.studies.sweep import Executor, InProcess
 from superconv.studies.trials import Borne, Report, Trials, borne
 from superconv.studies.tuner import balanced_decay
 from superconv.training.plan import machine, versions
@@ -70,6 +71,7 @@ def balance(
     *,
     plan: str | None = None,
     device: str = "auto",
+    executor: Executor | None = None,
     report: Report | None = None,
 ) -> Balance:
     """Find how much weight decay, and other regularization, a task wants at large rates.
@@ -84,7 +86,8 @@ def balance(
         root: Folder of the runs, one each; what is finished there is not made again.
         plan: Words of the execution plan; not given, one is found for all runs together.
         device: Where to run.
-        report: Told of each finished run.
+        executor: Makes the runs; one after the other in this process, if not given.
+        report: Told of each run as it ends.
 
     Raises:
         UserError: There is no validation split, a value cannot be, or nothing that was tried trains the network.
@@ -94,9 +97,19 @@ def balance(
         raise UserError("balance chooses on the validation split: --validation must not be 0")
     images = len(task.validation)
     axes, centre = _axes(spec, task, balancing, recipe)
-    chosen_plan = plan_for(task, replace(recipe, steps=10 * balancing.steps), device=device, words=plan)
-    shared: dict[str, Any] = {"task": spec, "balancing": balancing, "centre": recipe, "root": root, "device": device}
-    trials = Trials(**shared, plan=chosen_plan.words, report=report)
+    executor = executor or InProcess()
+    whole = replace(recipe, steps=10 * balancing.steps)
+    chosen_plan = plan_for(task, whole, device=device, words=plan, threads=executor.threads)
+    trials = Trials(
+        task=spec,
+        balancing=balancing,
+        centre=recipe,
+        root=root,
+        plan=chosen_plan.words,
+        device=device,
+        executor=executor,
+        report=report,
+    )
     tests, peaks = _bear(trials, centre, axes)
     walked = _grid(trials, centre, axes, peaks, samples=len(task.train), images=images)
     best = [best_of(tried) for tried in walked]

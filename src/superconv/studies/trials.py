@@ -13,12 +13,14 @@ from superconv.recipe import Recipe
 from superconv.specs import Axis, Balancing, ImageTask, RunSpec
 from superconv.studies.runner import run_all
 from superconv.studies.settings import Setting, Trial, following
+from superconv.studies.sweep import Executor, Failure, Outcome
 
 READINGS = 20  # of the validation split, in a range test
 TAIL = 5  # rows of a history, of about a hundred, over which the final training scores are averaged
 SHORTEST = 20  # updates of a cycle or a range test
 
-Report = Callable[[RunSpec, Any], None]
+Report = Callable[[RunSpec, Outcome], None]
+Rows = Sequence[tuple[RunSpec, Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class Trials:
     root: Path
     plan: str
     device: str
+    executor: Executor
     report: Report | None = None
 
     def recipe(self, setting: Setting, *, steps: int | None = None) -> Recipe:
@@ -77,7 +80,8 @@ class Trials:
         """The range test of each setting, from 0 or exponentially from `start`; in words where one failed."""
         specs = [self._range_test(setting, start) for setting in settings]
         return [
-            _failure(rows) or merge([Curve.from_dict(numbers["curve"]) for _, numbers in rows])
+            _failure(rows)
+            or merge([Curve.from_dict(outcome["curve"]) for _, outcome in rows if isinstance(outcome, dict)])
             for rows in self._run(specs)
         ]
 
@@ -111,18 +115,19 @@ class Trials:
         task = self.task_of(setting)
         return RunSpec(task=task, recipe=recipe, plan=self.plan, device=self.device, **fields)
 
-    def _run(self, specs: Sequence[RunSpec]) -> list[list[tuple[RunSpec, Any]]]:
-        """Each spec from every seed, with its numbers or what stands in their place."""
+    def _run(self, specs: Sequence[RunSpec]) -> list[Rows]:
+        """Each spec from every seed, with its outcome."""
         count = self.balancing.seeds
         seeded = [replace(spec, seed=seed) for spec in specs for seed in range(count)]
-        made = list(zip(seeded, run_all(seeded, self.root, report=self.report), strict=True))
+        outcomes = run_all(seeded, self.root, executor=self.executor, report=self.report)
+        made = list(zip(seeded, outcomes, strict=True))
         return [made[i : i + count] for i in range(0, len(made), count)]
 
-    def _trial(self, setting: Setting, rows: Sequence[tuple[RunSpec, Any]]) -> Trial:
+    def _trial(self, setting: Setting, rows: Rows) -> Trial:
         if failure := _failure(rows):
             return Trial(setting=setting, failure=failure)
         ends = [row for spec, _ in rows for row in history.read(self.root / spec.hash / "history.jsonl")[-TAIL:]]
-        scores = [numbers for _, numbers in rows]
+        scores = [outcome for _, outcome in rows if isinstance(outcome, dict)]
         metric = scores[0]["metric"]
         return Trial(
             setting=setting,
@@ -152,18 +157,18 @@ def borne(curve: Curve | str) -> Borne:
     )
 
 
-def _failure(rows: Sequence[tuple[RunSpec, Any]]) -> str | None:
+def _failure(rows: Rows) -> str | None:
     """Why a setting has no numbers: that of its first seed which gave none; none if all did."""
-    return next((reason for _, numbers in rows if (reason := failure_of(numbers))), None)
+    return next((reason for _, outcome in rows if (reason := failure_of(outcome))), None)
 
 
-def failure_of(numbers: Any) -> str | None:
-    """Why a run gave no numbers to compare, or what stands in their place says; none if it did."""
-    if not isinstance(numbers, dict):
-        return str(getattr(numbers, "reason", numbers))
-    if numbers.get("stopped"):
-        return f"{numbers['stopped']} at update {numbers['steps']}"
-    if "curve" not in numbers and numbers.get("validation_loss") is None:
+def failure_of(outcome: Outcome) -> str | None:
+    """Why a run gave no numbers to compare; none if it did."""
+    if isinstance(outcome, Failure):
+        return outcome.reason
+    if outcome.get("stopped"):
+        return f"{outcome['stopped']} at update {outcome['steps']}"
+    if "curve" not in outcome and outcome.get("validation_loss") is None:
         return "diverged: its validation loss is not finite"
     return None
 
