@@ -32,12 +32,21 @@ def test_the_author_s_parameter_counts(depth, with_biases, without):
     assert (count, count - biases) == (with_biases, without)
 
 
-def test_he_s_parameter_count():
-    assert sum(p.numel() for p in make("resnet20").parameters()) == 269_722  # He et al.: 0.27 M
-
-
-def test_lenet_s_parameter_count():
-    assert sum(p.numel() for p in make("lenet", image_shape=(1, 28, 28)).parameters()) == 431_080  # Caffe's example
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "count"),
+    [
+        ("resnet20", SHAPE, 10, 269_722),  # He et al.: 0.27 M
+        ("lenet", (1, 28, 28), 10, 431_080),  # Caffe's example
+        ("cifar10-full", SHAPE, 10, 89_578),  # the same
+        ("bottleneck56-author", SHAPE, 10, 586_826),
+        ("resnext56-author", SHAPE, 10, 581_194),
+        ("densenet40", SHAPE, 10, 1_019_722),  # Huang et al.: 1.0 M
+        ("resnet50", (3, 224, 224), 1000, 25_557_032),  # He et al.: 25.6 M
+    ],
+)
+def test_parameter_counts(name, shape, classes, count):
+    network = make(name, image_shape=shape, num_classes=classes)
+    assert sum(p.numel() for p in network.parameters()) == count
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,12 @@ def test_lenet_s_parameter_count():
         ("resnet8", (1, 28, 28), 3),
         ("resnet14-author", (4, 33, 31), 5),
         ("resnet8-author", (3, 5, 2), 4),
+        ("wrn8", (1, 9, 8), 3),
+        ("bottleneck11-author", (1, 9, 7), 3),
+        ("resnext11-author", (4, 8, 8), 3),
+        ("densenet7", (1, 9, 7), 3),
+        ("cifar10-full", (1, 8, 9), 3),
+        ("resnet50", (1, 33, 40), 3),
     ],
 )
 def test_any_number_of_channels_classes_and_pixels(name, shape, classes):
@@ -121,15 +136,17 @@ def test_the_author_s_initialisation():
 
 
 def test_width_and_dropout_are_arguments():
-    wide = make("resnet8", args={"width": 2.5})
-    assert wide.head.in_features == 160
+    assert make("resnet8", args={"width": 2.5}).head.in_features == 160
+    assert make("wrn8", args={"width": 0.5}).head.in_features == 128  # 8, 32, 128: four times from stage to stage
+    assert make("densenet10", args={"growth": 4}).head.in_features == 40
+    assert sum(isinstance(m, nn.Dropout) for m in make("densenet10", args={"dropout": 0.2}).modules()) == 8
     assert [type(m).__name__ for m in make("resnet8-author", args={"dropout": 0.2}).blocks[1].residual] == [
         *("Conv2d", "BatchNorm2d", "Dropout", "ReLU"),
         *("Conv2d", "BatchNorm2d", "Dropout"),
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8-author"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet8-author", "bottleneck11-author"])
 def test_channels_last_stays_channels_last(name):
     network = make(name).to(memory_format=torch.channels_last)
     x = torch.randn(2, *SHAPE).contiguous(memory_format=torch.channels_last)
@@ -163,6 +180,8 @@ def test_any_model_gets_a_batch_norm_size_and_keeps_its_state():
     assert sum(isinstance(m, GhostBatchNorm) for m in network.modules()) == 7
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert any(isinstance(m, GhostBatchNorm) for m in make("mlp", batch_norm_size=16).modules())
+    (first, *_) = (m for m in make("mlp", batch_norm_average=0.9).modules() if isinstance(m, GhostBatchNorm))
+    assert (first.batch_norm_size, first.average) == (None, 0.9)
 
 
 def test_a_batch_norm_keeps_type_flags_and_identity():
@@ -262,7 +281,15 @@ def test_an_import_string_is_called_with_what_it_takes():
         ("mlp", {"batch_norm_size": 0}, "at least 1 image"),
         ("mlp", {"args": {"widths": [0]}}, "widths must be 1"),
         ("resnet8", {"args": {"width": -1}}, "width must be"),
-        ("resnet8", {"args": {"depth": 20}}, "takes no depth; it takes dropout, width"),
+        ("resnet8", {"args": {"growth": 0}}, "growth must be"),
+        ("bottleneck50-author", {}, "depth 9n.2; the nearest are 47 and 56"),
+        ("resnext2-author", {}, "11 and 20"),
+        ("densenet41", {}, "40 and 43"),
+        ("densenet40-author", {}, "there is no model"),
+        ("wrn32", {"args": {"growth": 2}}, "takes no growth; it takes dropout, width"),
+        ("cifar10-full", {"image_shape": (3, 8, 7)}, "8×8 pixels or more, not 8×7"),
+        ("mlp", {"batch_norm_average": 1.0}, "batch_norm_average must be in"),
+        ("resnet8", {"args": {"depth": 20}}, "takes no depth; it takes dropout, growth, width"),
         ("resnet8", {"args": {"num_classes": 3}}, "takes no num_classes"),
         ("mlp", {"args": {"depth": 3}}, "takes no depth; it takes widths"),
         ("no.such.module:net", {}, "cannot be imported"),

@@ -82,7 +82,7 @@ class RangeTest:
     weight_decay: float = 1e-4
     """Weight decay."""
     optimizer: str = "SGD"
-    """Any class of torch.optim."""
+    """Any class of torch.optim, or CaffeSGD."""
     evaluate_every: int = 5
     """Read the validation split every so many updates; 0 keeps to the training signal."""
     validation_samples: int = 2000
@@ -132,7 +132,7 @@ class Estimate:
     weight_decay: float = 1e-4
     """Weight decay."""
     optimizer: str = "SGD"
-    """Any class of torch.optim."""
+    """Any class of torch.optim, or CaffeSGD."""
     forms: tuple[Literal["plain", "plain_with_buffers", "corrected", "corrected_l2"], ...] = (
         "plain",
         "plain_with_buffers",

@@ -1,9 +1,12 @@
-"""Optimizers by name, as a recipe states them."""
+"""Optimizers by name, as a recipe states them, and Caffe's, which torch has not."""
 
+from collections.abc import Callable, Iterable
 from inspect import signature
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from superconv.errors import UserError
@@ -13,22 +16,113 @@ FUSED = ("SGD", "Adam", "AdamW")
 """Whose update is one kernel on every device: 0.16 ms of a millisecond on the CPU."""
 
 
+class CaffeSGD(Optimizer):
+    """SGD with the rate inside the momentum, as Caffe has it and the paper's runs were made.
+
+    ::
+
+        h ← momentum · h + lr · (gradient + weight_decay · w)
+        w ← w − h,  with Nesterov's momentum  w ← w − ((1 + momentum) · h − momentum · h before)
+
+    At a constant rate this is `torch.optim.SGD`. While the rate rises torch's steps are larger, for it multiplies past
+    gradients by the present rate; while it falls they are smaller.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Rate.
+        momentum: Share of the last step that goes into the next.
+        weight_decay: L2 penalty, added to the gradient.
+        nesterov: Nesterov's momentum.
+
+    Raises:
+        ValueError: A number is negative.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, not {value}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one update; `closure`, if given, computes the loss anew, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            momentum = group["momentum"]
+            histories = [self._history(p) for p in parameters]
+            step = list(torch._foreach_add([p.grad for p in parameters], parameters, alpha=group["weight_decay"]))
+            torch._foreach_mul_(step, group["lr"])
+            torch._foreach_mul_(histories, momentum)
+            torch._foreach_add_(histories, step)
+            if group["nesterov"]:
+                # The rule above with momentum · h before = h − step.
+                torch._foreach_add_(step, histories, alpha=momentum)
+            torch._foreach_sub_(parameters, step if group["nesterov"] else histories)
+        return loss
+
+    def _history(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "history" not in state:
+            state["history"] = torch.zeros_like(parameter)
+        history: Tensor = state["history"]
+        return history
+
+
+def caffe_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups with the multipliers of the author's files, for any optimizer.
+
+    Biases of convolutions and linear layers have twice the rate; those of convolutions are not decayed. All else,
+    scale and shift of batch norm included, has the rate and the decay as they are, and comes first.
+    """
+    multipliers: dict[int, tuple[float, float]] = {}
+    for module in model.modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            multipliers[id(module.bias)] = (2.0, 0.0 if isinstance(module, _ConvNd) else 1.0)
+    groups: dict[tuple[float, float], list[Tensor]] = {(1.0, 1.0): []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(multipliers.get(id(parameter), (1.0, 1.0)), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate * lr, "weight_decay": decay * weight_decay}
+        for (rate, decay), parameters in groups.items()
+        if parameters
+    ]
+
+
 def make(model: nn.Module, recipe: Recipe) -> Optimizer:
     """Make the optimizer of a recipe for all trainable parameters of a model.
 
-    Momentum becomes `momentum`, or the first beta; the rate starts at that of update 0.
+    Momentum becomes `momentum`, or the first beta; the rate starts at that of update 0, or at the peak where that is 0.
+    With `caffe_multipliers` among the optimizer's arguments, parameters are grouped by `caffe_groups`.
 
     Raises:
         UserError: torch.optim has no such class, it does not take these arguments, or nothing is trainable.
     """
-    kind = getattr(torch.optim, recipe.optimizer, None)
+    kind = CaffeSGD if recipe.optimizer == "CaffeSGD" else getattr(torch.optim, recipe.optimizer, None)
     if not (isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer):
         raise UserError(f"torch.optim has no optimizer {recipe.optimizer!r}; try SGD or AdamW")
     accepted = signature(kind).parameters
+    given = dict(recipe.optimizer_args)
+    multiplied = given.pop("caffe_multipliers", False)
     arguments = {
-        "lr": recipe.learning_rate()(0),
+        "lr": recipe.learning_rate()(0) or recipe.max_lr,  # groups keep their ratio to a first one that has a rate
         "weight_decay": recipe.weight_decay,
-        **recipe.optimizer_args,
+        **given,
     }
     if "momentum" in accepted:
         arguments["momentum"] = recipe.momentum
@@ -37,8 +131,11 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
     if recipe.optimizer in FUSED and not recipe.clip_norm:  # fp16 cannot clip where the kernel unscales
         arguments.setdefault("fused", not arguments.get("foreach"))
     if unknown := set(arguments) - set(accepted):
-        raise UserError(f"torch.optim.{recipe.optimizer} takes no {', '.join(sorted(unknown))} (see optimizer_args)")
+        raise UserError(f"{recipe.optimizer} takes no {', '.join(sorted(unknown))} (see optimizer_args)")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UserError("the model has no trainable parameter")
+    if multiplied:
+        groups = caffe_groups(model, lr=arguments["lr"], weight_decay=arguments["weight_decay"])
+        return kind(groups, **arguments)
     return kind(parameters, **arguments)

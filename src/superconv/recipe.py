@@ -50,9 +50,10 @@ class Recipe:
     weight_decay: float = 1e-4
     """Weight decay per update, times the rate."""
     optimizer: str = "SGD"
-    """Any class of torch.optim."""
+    """Any class of torch.optim, or CaffeSGD, with the rate inside the momentum as in the paper's runs."""
     optimizer_args: Mapping[str, Any] = field(default_factory=lambda: {"nesterov": True})
-    """Further arguments of that class."""
+    """Further arguments of that class; `caffe_multipliers: true` gives biases of convolutions and linear layers twice
+    the rate and those of convolutions no decay, as in the paper's runs."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     clip_norm: float | None = None

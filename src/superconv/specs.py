@@ -42,14 +42,18 @@ class ImageTask:
     """digits, mnist, fashion_mnist, cifar10, cifar100, imagenet-1k, another name on the hub, or a folder of parquet
     files or images."""
     model: str | None = None
-    """mlp, lenet, resnet20 (any 6n+2), resnet20-author (as in the paper's files) or package.module:callable; none
-    takes one that fits the images."""
+    """mlp, lenet, resnet20 (any 6n+2), densenet40 (3n+4), wrn32, cifar10-full, resnet50 (ImageNet's), as in the paper's
+    files resnet20-author, bottleneck56-author and resnext56-author, or package.module:callable; none takes one that
+    fits the images."""
     model_args: tuple[tuple[str, int | float | str], ...] = ()
     """Further arguments of the model: names and values, such as width 2."""
     weights: Path | None = None
     """A .safetensors file to start from."""
     batch_norm_size: int | None = None
     """Images that batch norm sees together; none takes the whole batch."""
+    batch_norm_average: float | None = None
+    """Share of batch norm's running statistics that an update keeps, in Caffe's normalised sums (the paper's runs: 0.95
+    to 0.999); none takes torch's average."""
     train_samples: int | None = None
     """Use only so many training images, stratified; none takes all."""
     validation: float = 0.1
@@ -58,6 +62,11 @@ class ImageTask:
     """The column of labels, where it cannot be guessed."""
     image_size: int | None = None
     """Resize images to this side in pixels; none leaves them."""
+    normalization: Literal["channel", "mean_image"] = "channel"
+    """`channel` brings each channel to mean 0 and deviation 1; `mean_image` subtracts the mean image and keeps the
+    scale of 0 to 255, as in the paper's runs."""
+    shuffle: bool = True
+    """Each epoch has an order of its own; without, images come in that of the files, as in the paper's runs."""
     flip: Literal["none", "random", "alternating"] = "none"
     """Horizontal flips of training images; `alternating` shows each image in turn as it is and flipped."""
     shift: int = 0
@@ -98,7 +107,7 @@ class Choices:
     schedule: ScheduleName = "one_cycle"
     """Course of the rate."""
     optimizer: str = "SGD"
-    """Any class of torch.optim; SGD is with Nesterov momentum."""
+    """Any class of torch.optim, SGD being with Nesterov momentum, or CaffeSGD."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     clip_norm: float | None = None

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from superconv.data.channels import Mean
 from superconv.data.randomness import Stream, coin, field, random_bits
 
 
@@ -24,8 +25,8 @@ class Augmentation:
             images in the first epoch and the other half in the next, by turns, so that two epochs show each
             image both ways (Jordan, "94% on CIFAR-10 in 3.29 seconds", arXiv 2404.00498, section 3.6).
         shift: the image is moved by up to this many pixels each way: a crop of its own size after padding.
-        padding: what a shift uncovers: ``zero`` is black (He et al., arXiv 1512.03385, section 4.2),
-            ``reflect`` mirrors the image at its edge.
+        padding: what a shift uncovers: ``zero`` is black (He et al., arXiv 1512.03385, section 4.2), or the mean
+            where that is an image; ``reflect`` mirrors the image at its edge.
         cutout: side in pixels of a square that is replaced by the mean; its centre is uniform over the image,
             so it may stick out (DeVries and Taylor, arXiv 1708.04552).
 
@@ -52,12 +53,13 @@ class ImageTransform:
     """uint8 images to normalised float32, augmented or not.
 
     Attributes:
-        mean: per channel, on the 0-1 scale.
+        mean: per channel or per pixel, on the 0-1 scale. An image's mean is taken off before the image is moved,
+            as Caffe does.
         std: per channel, on the 0-1 scale.
         augmentation: used when a call asks for it.
     """
 
-    mean: tuple[float, ...]
+    mean: Mean
     std: tuple[float, ...]
     augmentation: Augmentation = Augmentation()
 
@@ -76,22 +78,26 @@ class ImageTransform:
         augmentation = self.augmentation if augment else Augmentation()
         epochs, indices = draw
         bits = random_bits(seed, Stream.AUGMENTATION, epochs, indices) if augment else indices
-        if augmentation.flip != "none" or augmentation.shift:
-            images = _move(images, _flips(augmentation, bits, draw, seed), bits, augmentation)
         center, scale = _constants(self.mean, self.std, images.device)
+        moves = augmentation.flip != "none" or augmentation.shift > 0
+        pixelwise = center.shape[1:] != (1, 1)
+        if moves and not pixelwise:
+            images = _move(images, _flips(augmentation, bits, draw, seed), bits, augmentation)
         # Two roundings, never one fused multiply-add: vectorised and scalar loops must agree on every bit.
         batch = images.to(torch.float32).sub_(center).mul_(scale)
+        if moves and pixelwise:
+            batch = _move(batch, _flips(augmentation, bits, draw, seed), bits, augmentation)
         if augmentation.cutout:
             batch.mul_(_outside_square(bits, augmentation.cutout, batch.shape[2], batch.shape[3]))
         return batch
 
 
 @lru_cache(maxsize=32)
-def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _constants(mean: Mean, std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     center = 255 * torch.tensor(mean, dtype=torch.float64)
     scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
     return (
-        center.view(-1, 1, 1).to(device, torch.float32),
+        (center if center.dim() == 3 else center.view(-1, 1, 1)).to(device, torch.float32),
         scale.view(-1, 1, 1).to(device, torch.float32),
     )
 

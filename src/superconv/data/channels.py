@@ -1,8 +1,11 @@
-"""Mean and standard deviation of images, per channel."""
+"""Mean and standard deviation of images, per channel or per pixel."""
 
 import numpy as np
 
 from superconv.data.decode import Pixels
+
+Mean = tuple[float, ...] | tuple[tuple[tuple[float, ...], ...], ...]
+"""On the 0-1 scale: of each channel (c,), or of each pixel (c, h, w)."""
 
 _CHUNK = 4096  # images counted at once: counting takes eight bytes per pixel
 
@@ -26,3 +29,16 @@ def channel_statistics(images: Pixels) -> tuple[tuple[float, ...], tuple[float, 
         mean.append(float(shares @ values))
         std.append(float(np.sqrt(shares @ (values - mean[-1]) ** 2)) or 1.0)
     return tuple(mean), tuple(std)
+
+
+def pixel_statistics(images: Pixels) -> tuple[Mean, tuple[float, ...]]:
+    """The mean image, and the deviation that leaves pixels on the scale of 0 to 255: what Caffe's mean file does.
+
+    Args:
+        images: uint8, (n, c, h, w).
+
+    Returns:
+        (mean, std): (c, h, w) and c numbers, on the 0-1 scale.
+    """
+    mean = images.mean(0, dtype=np.float64) / 255
+    return tuple(tuple(map(tuple, channel)) for channel in mean.tolist()), (1 / 255,) * len(mean)

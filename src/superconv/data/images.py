@@ -3,14 +3,16 @@
 import math
 import os
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from superconv.data import cache
 from superconv.data.augment import Augmentation, ImageTransform
 from superconv.data.cache import Decoded
-from superconv.data.channels import channel_statistics
-from superconv.data.decode import Geometry, SelectedImages, count_channels, decode, decode_all
+from superconv.data.channels import Mean, channel_statistics, pixel_statistics
+from superconv.data.decode import Geometry, Pixels, SelectedImages, count_channels, decode, decode_all
 from superconv.data.digits import load_digits
 from superconv.data.folders import find
 from superconv.data.hub import fetch
@@ -26,6 +28,7 @@ _STATISTICS_IMAGES = 1024  # that mean and deviation of a streamed set are estim
 _MOST_WORKERS = 8
 
 Shape = tuple[int, int, int]
+Normalization = Literal["channel", "mean_image"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class ImageData:
     Attributes:
         name: as it was asked for.
         class_names: in the order of the class indices.
-        mean: per channel, on the 0-1 scale, of the training images.
-        std: per channel, on the 0-1 scale, of the training images.
+        mean: per channel, on the 0-1 scale, of the training images; or per pixel, of the whole set's.
+        std: per channel, on the 0-1 scale, of the training images; 1/255 beside a mean image.
         train: the training images that are left after holding out the others.
         validation: to choose on; None if nothing was held out.
         test: to be read once, at the end.
@@ -46,7 +49,7 @@ class ImageData:
 
     name: str
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: Mean
     std: tuple[float, ...]
     train: Source
     validation: Source | None
@@ -62,6 +65,7 @@ def load(
     validation: float = 0.1,
     seed: int = 0,
     augmentation: Augmentation = Augmentation(),  # noqa: B008  # frozen
+    normalization: Normalization = "channel",
     label_column: str | None = None,
     image_size: int | None = None,
     workers: int | None = None,
@@ -82,6 +86,9 @@ def load(
         validation: to hold out of the training images: below 1 a fraction, else a number of images, 0 none.
         seed: of the validation split and the subset.
         augmentation: of the training images.
+        normalization: ``channel`` gives each channel mean 0 and deviation 1 over the training images;
+            ``mean_image`` subtracts the mean image of all training images, also where ``train_samples`` or
+            ``validation`` leave some out, and keeps the scale of 0 to 255: the input of the paper's runs.
         label_column: of a table with several.
         image_size: side in pixels that images are brought to: shorter side scaled, centre cut out. None keeps
             them as they are (224 for imagenet-1k).
@@ -95,14 +102,16 @@ def load(
     name = os.fspath(name_or_path)
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size is a side in pixels, at least 1, got {image_size}")
+    if normalization not in get_args(Normalization):
+        raise UserError(f"normalization is {' or '.join(get_args(Normalization))}, not {normalization!r}")
     location = locate(name)
     label_column, image_size = label_column or location.label_column, image_size or location.image_size
     found = _find(location, label_column, image_size, resident_bytes)
     choice = choose(found.labels, validation, train_samples, seed)
     if isinstance(found, Decoded):
-        ready = _resident(found, choice, augmentation)
+        ready = _resident(found, choice, augmentation, normalization)
     else:
-        ready = _streamed(found, choice, augmentation, image_size, workers)
+        ready = _streamed(found, choice, augmentation, normalization, image_size, workers)
     return ImageData(
         name=name,
         class_names=found.class_names,
@@ -175,13 +184,16 @@ class _Ready:
     notes: tuple[str, ...] = ()
 
 
-def _resident(decoded: Decoded, choice: Choice, augmentation: Augmentation) -> _Ready:
+def _resident(decoded: Decoded, choice: Choice, augmentation: Augmentation, normalization: Normalization) -> _Ready:
     parts = {}
     for role, (split, rows) in choice.rows.items():
         images, labels = decoded.splits[split]
         parts[role] = images[rows], labels[rows]
     train = parts["train"][0]
-    transform = ImageTransform(*channel_statistics(train), augmentation)
+    statistics = (
+        pixel_statistics(_whole(decoded, choice)) if normalization == "mean_image" else channel_statistics(train)
+    )
+    transform = ImageTransform(*statistics, augmentation)
     sources: dict[str, Source] = {
         role: ResidentImages(torch.from_numpy(images), torch.from_numpy(labels), transform)
         for role, (images, labels) in parts.items()
@@ -189,14 +201,27 @@ def _resident(decoded: Decoded, choice: Choice, augmentation: Augmentation) -> _
     return _Ready(sources, transform, (train.shape[1], train.shape[2], train.shape[3]))
 
 
+def _whole(decoded: Decoded, choice: Choice) -> Pixels:
+    """All training images that there are, those held out of them for validation included, for the test excluded."""
+    images = decoded.splits["train"][0]
+    split, rows = choice.rows["test"]
+    return np.delete(images, rows, axis=0) if split == "train" else images
+
+
 def _streamed(
-    table: Table, choice: Choice, augmentation: Augmentation, image_size: int | None, workers: int | None
+    table: Table,
+    choice: Choice,
+    augmentation: Augmentation,
+    normalization: Normalization,
+    image_size: int | None,
+    workers: int | None,
 ) -> _Ready:
     shape = _shape(table.splits["train"], image_size)
     rows = choice.rows["train"][1]
     sample = SelectedImages(table.splits["train"].images, rows[:: math.ceil(len(rows) / _STATISTICS_IMAGES)])
     pixels = decode_all(sample, Geometry(shape[0], image_size, center=CENTER_CROP), shape)
-    transform = ImageTransform(*channel_statistics(pixels), augmentation)
+    statistics = pixel_statistics if normalization == "mean_image" else channel_statistics
+    transform = ImageTransform(*statistics(pixels), augmentation)
     count = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
     sources: dict[str, Source] = {}
     for role, (name, rows) in choice.rows.items():

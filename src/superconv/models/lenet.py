@@ -1,9 +1,9 @@
 """Caffe's LeNet, the paper's network for MNIST."""
 
-import torch
 from torch import nn
 
 from superconv.errors import UserError
+from superconv.models.fillers import fill
 
 
 def lenet(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -29,10 +29,5 @@ def lenet(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         nn.ReLU(),
         nn.Linear(500, num_classes),
     )
-    with torch.no_grad():
-        for layer in network:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                fan_in = layer.weight[0].numel()
-                nn.init.uniform_(layer.weight, -((3 / fan_in) ** 0.5), (3 / fan_in) ** 0.5)  # Caffe's "xavier"
-                layer.bias = nn.Parameter(torch.zeros(len(layer.weight)))
+    fill(network, xavier=(nn.Conv2d, nn.Linear))
     return network

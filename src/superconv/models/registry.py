@@ -10,25 +10,53 @@ from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from superconv.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
-_RESNET = re.compile(r"resnet(\d+)(-author)?")
 _IMPORT = re.compile(r"(\w+(?:\.\w+)*):(\w+)")
 _NAMED = {
     "mlp": "superconv.models.mlp:mlp",
     "lenet": "superconv.models.lenet:lenet",
+    "cifar10-full": "superconv.models.cifar10_full:cifar10_full",
+    "resnet50": "superconv.models.resnet50:ResNet50",
     "record": "superconv.models.record:RecordNet",
 }
 
 
+class _Family(NamedTuple):
+    """Networks that differ in their depth, a·n + b."""
+
+    path: str
+    a: int
+    b: int
+    fixed: Mapping[str, Any] = {}
+
+
+_DEPTH = re.compile(r"([a-z]+)(\d+)(-author)?")
+_FAMILIES = {  # by name without the depth
+    "resnet": _Family("superconv.models.resnet:ResNet", 6, 2, {"author": False}),
+    "resnet-author": _Family("superconv.models.resnet:ResNet", 6, 2, {"author": True}),
+    # "A resnet with 32 layers by increasing the number of channels by a factor of 4 instead of the factor of 2 used by
+    # resnet" (arXiv 1803.09820, section 5.1): 2 is ResNet's factor from stage to stage. For the other reading, k = 4 of
+    # Zagoruyko and Komodakis, there is `width`.
+    "wrn": _Family("superconv.models.resnet:ResNet", 6, 2, {"author": True, "growth": 4}),
+    "bottleneck-author": _Family("superconv.models.bottleneck:Bottleneck", 9, 2),
+    "resnext-author": _Family("superconv.models.bottleneck:Bottleneck", 9, 2, {"groups": 32}),
+    "densenet": _Family("superconv.models.densenet:DenseNet", 3, 4),
+}
+
+
 def available() -> tuple[str, ...]:
-    """Names that `create` knows; ResNets of any other depth 6n+2 besides."""
-    return (*_NAMED, "resnet8", "resnet20", "resnet56", "resnet110", "resnet20-author", "resnet56-author")
+    """Names that `create` knows; where there is a number, other depths besides (`resnet50` is ImageNet's)."""
+    return (
+        *_NAMED,
+        *("resnet8", "resnet20", "resnet56", "resnet110", "wrn32", "densenet40"),
+        *("resnet20-author", "resnet56-author", "resnet110-author", "bottleneck56-author", "resnext56-author"),
+    )
 
 
 def default_model(image_shape: tuple[int, int, int]) -> str:
@@ -45,17 +73,19 @@ def create(
     num_classes: int,
     image_shape: tuple[int, int, int],
     batch_norm_size: int | None = None,
+    batch_norm_average: float | None = None,
     args: Mapping[str, Any] | None = None,
     weights: Path | None = None,
 ) -> nn.Module:
     """Make a network for images (n, *image_shape) with logits (n, num_classes).
 
     Args:
-        name: One of `available`, a ResNet of another depth, or `package.module:callable`, which is called with
+        name: One of `available`, one of them with another depth, or `package.module:callable`, which is called with
             `num_classes`, `image_shape` and `in_channels`, each if it takes it.
         num_classes: Number of classes.
         image_shape: (channels, height, width).
         batch_norm_size: Images that batch norm sees together (`GhostBatchNorm`); none takes the batch.
+        batch_norm_average: Share of its running statistics that an update keeps, in Caffe's way; none takes torch's.
         args: Further arguments of the network, such as `width`.
         weights: A .safetensors file to start from: tensors whose name and shape agree are taken, a classifier of
             another size stays fresh. A warning names what was left.
@@ -77,19 +107,25 @@ def create(
         raise UserError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
         _load_matching(model, weights)
-    return model if batch_norm_size is None else set_batch_norm_size(model, batch_norm_size)
+    if batch_norm_size is None and batch_norm_average is None:
+        return model
+    return set_batch_norm_size(model, batch_norm_size, average=batch_norm_average)
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
-    if match := _RESNET.fullmatch(name):
-        depth = int(match[1])
-        if depth < 8 or depth % 6 != 2:
-            below = max(8, (depth - 2) // 6 * 6 + 2)
-            raise UserError(f"{name}: these ResNets have depth 6n+2; the nearest are {below} and {below + 6}")
-        return partial(_imported("superconv.models.resnet:ResNet"), depth=depth, author=bool(match[2]))
     path = _NAMED.get(name, name)
     if _IMPORT.fullmatch(path):
         return _imported(path)
+    match = _DEPTH.fullmatch(name)
+    if match and (family := _FAMILIES.get(match[1] + (match[3] or ""))):
+        depth, least = int(match[2]), family.a + family.b
+        if depth < least or (depth - family.b) % family.a:
+            below = max(least, depth - (depth - family.b) % family.a)
+            raise UserError(
+                f"{name}: these networks have depth {family.a}n+{family.b}; the nearest are {below} and "
+                f"{below + family.a}"
+            )
+        return partial(_imported(family.path), depth=depth, **family.fixed)
     close = difflib.get_close_matches(name, available(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(available())}, or package.module:callable"
     raise UserError(f"there is no model {name!r}; {hint}")

@@ -5,24 +5,26 @@ subsample its shortcut. The author's first block keeps the old width, averages i
 channels only after the sum and its ReLU; its convolutions have biases.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from superconv.models.fillers import fill
+
 
 class ResNet(nn.Module):
-    """Stem, three stages of n blocks at 16, 32 and 64 channels (times `width`), global average, logits.
+    """Stem, three stages of n blocks at 16, 32 and 64 channels, global average, logits.
 
     Args:
         depth: 6n+2.
         num_classes: Logits of the output (n, num_classes).
         in_channels: Channels of the input (n, in_channels, height, width).
         width: Factor on all channels.
+        growth: Factor on the channels from one stage to the next.
         author: The author's network instead of He et al.'s.
         dropout: Share of activations dropped after each batch norm of a block (the author's variant has 0.2).
 
     Raises:
-        ValueError: A width that leaves a stage without channels, or a dropout outside 0 to 1.
+        ValueError: A width that leaves a stage without channels, a growth below 1, or a dropout outside 0 to 1.
     """
 
     def __init__(
@@ -32,11 +34,14 @@ class ResNet(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         width: float = 1,
+        growth: int = 2,
         author: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = [round(16 * width), round(32 * width), round(64 * width)]
+        if growth < 1:
+            raise ValueError(f"growth must be at least 1, not {growth}")
+        widths = [round(16 * width * growth**stage) for stage in range(3)]
         if min(widths) < 1:
             raise ValueError(f"width must be large enough for 1 of 16 channels, not {width}")
         self.stem = nn.Sequential(*_conv_norm(in_channels, widths[0], 1, author, 0.0), nn.ReLU())
@@ -49,25 +54,13 @@ class ResNet(nn.Module):
                 channels = wide
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_classes)
-        self._initialise(author)
+        fill(self, xavier=(nn.Linear,) if author else ())
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, num_classes) of images (n, in_channels, height, width)."""
         features: Tensor = self.blocks(self.stem(images))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits
-
-    @torch.no_grad()
-    def _initialise(self, author: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in")  # Caffe's "msra"
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if author:
-            bound = (3 / self.head.in_features) ** 0.5  # Caffe's "xavier"
-            nn.init.uniform_(self.head.weight, -bound, bound)
-            nn.init.zeros_(self.head.bias)
 
 
 class _Block(nn.Module):

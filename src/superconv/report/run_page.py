@@ -228,6 +228,8 @@ def _whole(value: object) -> str:
 
 def _normalisation(run: RunFiles) -> str | None:
     mean, std = run.numbers.get("mean"), run.numbers.get("std")
+    if isinstance(mean, list) and mean and isinstance(mean[0], list):
+        return "the mean image is subtracted, pixels from 0 to 255"
     return f"mean {words(mean)}; standard deviation {words(std)}" if mean and std else None
 
 
@@ -276,6 +278,10 @@ def _train_command(run: RunFiles) -> str:
         value = run.task.get(field.name)
         if field.name == "data" or value in (None, {}, field.default):
             continue
-        command.append("--" + field.name.replace("_", "-"))
+        option = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        command.append(f"--{option}")
         command += [str(x) for pair in value.items() for x in pair] if isinstance(value, dict) else [str(value)]
     return shlex.join(command)

@@ -24,7 +24,7 @@ WATCHED = 8  # updates between two looks at whether a probe has broken down
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 REACH = 0.7  # exponent with which the best peak grows with the length, while nothing is learned yet
 FARTHEST = 4.0  # times the probes' best peak, at most
-HEAVY_BALL = ("SGD", "ASGD")  # whose steps grow with the gradient; those of the others are of the rate's own size
+HEAVY_BALL = ("SGD", "ASGD", "CaffeSGD")  # whose steps grow with the gradient; others' are of the rate's size
 AT_THE_EDGE = 2.0  # the same, where the next larger peak broke down
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from superconv import files, models
+from superconv.data.channels import Mean
 from superconv.errors import UserError
 
 
@@ -29,7 +30,7 @@ class Saved:
 
     model: nn.Module
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: Mean
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
 
@@ -55,7 +56,8 @@ class Saved:
             raise UserError(f"{path} is no image that can be read ({error})") from error
         pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(height, width, channels)
         scaled = pixels.permute(2, 0, 1).float() / 255
-        return (scaled - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+        mean = torch.tensor(self.mean)
+        return (scaled - (mean if mean.dim() == 3 else mean[:, None, None])) / torch.tensor(self.std)[:, None, None]
 
 
 def load(folder: Path | str) -> Saved:

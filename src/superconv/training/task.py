@@ -46,6 +46,8 @@ class Task:
     """(output, target) → mean score of the batch."""
     metric_name: str = "accuracy"
     higher_is_better: bool = True
+    shuffle: bool = True
+    """Whether each epoch visits the training samples in an order of its own, or all in theirs."""
     optimizer: Callable[[nn.Module, Recipe], Optimizer | Iterable[Optimizer]] = optim.make
     """Makes the optimizer, or several that share the schedule and keep their ratio."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +62,7 @@ def load_images(spec: ImageTask) -> ImageData:
         validation=spec.validation,
         seed=spec.split_seed,
         augmentation=Augmentation(flip=spec.flip, shift=spec.shift, cutout=spec.cutout),
+        normalization=spec.normalization,
         label_column=spec.label_column,
         image_size=spec.image_size,
     )
@@ -73,6 +76,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
         "num_classes": len(images.class_names),
         "image_shape": images.image_shape,
         "batch_norm_size": spec.batch_norm_size,
+        "batch_norm_average": spec.batch_norm_average,
         "args": dict(spec.model_args),
     }
     return Task(
@@ -81,6 +85,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
         train=images.train,
         validation=images.validation,
         test=images.test,
+        shuffle=spec.shuffle,
         facts={
             "model": {"name": name, **arguments, "image_shape": list(images.image_shape)},
             "class_names": list(images.class_names),
