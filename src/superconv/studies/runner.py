@@ -12,6 +12,7 @@ from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
 from superconv.specs import RunSpec
 from superconv.training.checkpoint import NAME as CHECKPOINT
+from superconv.training.estimate import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
@@ -43,6 +44,10 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
     if writes():
         files.write_json(stored, spec.plain())
     task = image_task(spec.task)
+    hooks = [*options.pop("hooks", ())]
+    if spec.estimate:
+        forms = {name: {**form, "stride": spec.estimate} for name, form in FORMS.items()}
+        hooks.append(EstimateHook(Estimation(forms=forms, every=spec.estimate), folder))
     return run_task(
         task,
         spec.recipe,
@@ -50,6 +55,9 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
         plan=stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan),
         seed=spec.seed,
         evaluations=spec.evaluations,
+        evaluation_samples=spec.evaluation_samples,
+        resume=not spec.estimate,  # the estimates' running means are in no checkpoint
+        hooks=hooks,
         about={"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})},
         **options,
     )
@@ -63,6 +71,7 @@ def run_task(
     plan: ExecutionPlan,
     seed: int,
     about: Mapping[str, Any],
+    resume: bool = True,
     hooks: Sequence[Hook] = (),
     **options: Any,
 ) -> Numbers:
@@ -75,7 +84,7 @@ def run_task(
     if writes():
         files.write_text(folder / "recipe.yaml", recipe.to_yaml())
         files.write_json(folder / "plan.json", vars(plan))
-    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=True, hooks=hooks, **options)
+    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=resume, hooks=hooks, **options)
     if result.stopped == "interrupted":
         raise Interrupted(
             f"stopped after update {result.steps} of {recipe.steps}; the run in {folder} goes on with --resume"
