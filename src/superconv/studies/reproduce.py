@@ -165,10 +165,13 @@ def reproduce(
         return left
 
     arms = [(arm, range(experiment.seeds)) for experiment in asked for arm in experiment.arms.values()]
-    left = make(spec for arm, seeds in arms for spec in _first(arm, seeds))
-    left += make(spec for arm, seeds in arms if (best := best_of(arm, store)) for spec in _seeded(best, seeds))
-    files.write_json(folder / CLAIMS, claims.judge(scale, evidence(scale, store)))
-    return left
+    try:
+        left = make(spec for arm, seeds in arms for spec in _first(arm, seeds))
+        return left + make(
+            spec for arm, seeds in arms if (best := best_of(arm, store)) for spec in _seeded(best, seeds)
+        )
+    finally:
+        files.write_json(folder / CLAIMS, claims.judge(scale, evidence(scale, store)))
 
 
 def evidence(scale: Scale, store: Store) -> Evidence:
@@ -241,7 +244,9 @@ def _spread(rows: Sequence[Row], most: int) -> list[Row]:
     """At most so many rows, evenly spaced, the first and the last among them."""
     if len(rows) <= most:
         return list(rows)
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)] if most > 1 else list(rows[-most:])
+    if most < 2:
+        return list(rows[len(rows) - most :])
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
 def _rounded(row: Row, names: Sequence[str]) -> Row:
