@@ -72,9 +72,9 @@ def _head(made: Sequence[Made], results: Path, page: Path) -> str:
         "",
         marks([(m.scale.name, m.store.digest) for m in made]),
         "",
-        "Smith & Topin's experiments (arXiv 1708.07120), each as one command, drawn over the author's own logs, and a verdict on",
-        "each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student), lies on its side of the",
-        "bound, does not hold where it lies on the other, and is inconclusive where it covers the bound.",
+        "Smith & Topin's experiments (arXiv 1708.07120), each as one command, drawn over the author's own logs, and a",
+        "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student), lies",
+        "on its side of the bound, does not hold where it lies on the other, and is inconclusive where it covers it.",
         "",
         "```",
         "superconv reproduce --list",
@@ -97,8 +97,8 @@ def _scales_words(made: Sequence[Made]) -> list[str]:
     small = [m.scale for m in made if not m.scale.exact]
     words = [
         f"At scale {s.name} the main network is the author's ResNet-{s.main_depth} with batches of {s.batch_size}, on "
-        f"{s.headline.images:,} images (headline) or {s.rest.images:,}; rates are chosen on {s.held_out:,} training images held "
-        "out, and the test split is read once, at the end."
+        f"{s.headline.images:,} images (headline) or {s.rest.images:,}; rates are chosen on {s.held_out:,} training "
+        "images held out, and the test split is read once, at the end."
         for s in small
     ]
     if len(small) < len(made):

@@ -16,7 +16,7 @@ from superconv.paper import author
 from superconv.paper.arms import Arm, Experiment
 from superconv.paper.evidence import Result
 from superconv.rates.curve import Array
-from superconv.report.style import COLOURS, GREY, SMALL, formatter, head, log_axis, ready, running_mean
+from superconv.report.style import COLOURS, GREY, formatter, head, log_axis, ready, running_mean
 from superconv.studies.intervals import mean_interval
 
 Results = Mapping[str, Mapping[int, Result]]
