@@ -43,7 +43,7 @@ from superconv.training.task import Task, image_task
 from superconv.training.trainer import Trainer
 
 NETWORKS = {
-    "ResNet-20": (ImageTask(data="cifar10", model="resnet20", flip="random"), 256, 16),
+    "ResNet-20": (ImageTask(data="cifar10", model="resnet20", flip="random"), 256, 20),
     "MLP": (ImageTask(data="digits", model="mlp"), 64, 1000),
 }
 """Task, batch size and updates of a round."""
@@ -159,9 +159,9 @@ def train_for_memory(method: str) -> None:
     task, batch_size, _ = NETWORKS["ResNet-20"]
     task = replace(image_task(task), test=None, validation=None)
     if method == "plain loop":
-        throughput.plain(task, batch_size, 8)
+        throughput.plain(task, batch_size, 20)
     else:
-        ours(task, Recipe(steps=8, batch_size=batch_size, max_lr=0.05), ExecutionPlan(channels_last=False))
+        ours(task, Recipe(steps=20, batch_size=batch_size, max_lr=0.05), ExecutionPlan(channels_last=False))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -196,17 +196,14 @@ def main() -> None:
         train_for_memory(given.memory_of)
         return
     plan = ExecutionPlan.choose(plan=given.plan)
-    networks = [measure(name, plan, given.rounds) for name in NETWORKS]
     imports: dict[str, list[float]] = {code: [] for code in ("import torch", "import torch, superconv", PUBLIC)}
     memory: dict[str, list[float]] = {method: [] for method in ("plain loop", "superconv")}
-    for _ in range(given.rounds):
-        for code, seconds in imports.items():
-            seconds.append(import_seconds(code))
-    for _ in range(3):
-        for method, mebibytes in memory.items():
-            mebibytes.append(peak_memory(method))
+    for _, (code, seconds) in itertools.product(range(given.rounds), imports.items()):
+        seconds.append(import_seconds(code))
+    for method, mebibytes in memory.items():
+        mebibytes.append(peak_memory(method))
     stored = {
-        "networks": networks,
+        "networks": [measure(name, plan, given.rounds) for name in NETWORKS],
         "import_seconds": imports,
         "peak_mebibytes": memory,
         "plan": plan.words,

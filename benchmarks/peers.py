@@ -4,6 +4,7 @@ A peer that cannot be imported is left out, and `MISSING` says why.
 """
 
 import contextlib
+import io
 import itertools
 import multiprocessing
 import time
@@ -188,7 +189,7 @@ def steepest(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataL
             return forward(plan, self.network, images)
 
     finder = torch_lr_finder.LRFinder(Planned(), optimizer, nn.CrossEntropyLoss(), device="cpu")
-    quiet = contextlib.redirect_stdout(None), contextlib.redirect_stderr(None)  # prints and a bar of its own
+    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())  # prints and a bar
     with quiet[0], quiet[1], warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         finder.range_test(loader, end_lr=100, num_iter=100)

@@ -25,6 +25,7 @@ from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 from superconv.studies.runner import run_task
 from superconv.studies.saved import load as load_run
+from superconv.training.hooks import Stages
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import image_task
@@ -71,7 +72,9 @@ def test_training_steps_are_those_of_the_author_s_files(nesterov, clip):
     cycle = {"base_lr": 0.01, "max_lr": 0.09, "final_lr": triangular(7, 0.01, 0.09, 4), "warmup": 0.5}
     fields = {**CAFFE, "optimizer_args": args, **cycle, "annihilation": 0.0, "momentum": 0.9, "weight_decay": 1e-2}
     fields["clip_norm"] = clip
-    trainer = Trainer(image_task(PAPER_TASK), Recipe(steps=steps, batch_size=batch, **fields), plan=FP64)
+    unrounded = Stages(predict=lambda model, inputs: model.module(inputs))  # the wrapper rounds its output to fp32
+    recipe = Recipe(steps=steps, batch_size=batch, **fields)
+    trainer = Trainer(image_task(PAPER_TASK), recipe, plan=FP64, stages=unrounded)
     model = trainer.model.module
     weights = {name: p.detach().clone().requires_grad_(True) for name, p in model.named_parameters()}
     images, labels = digits(PAPER_TASK)

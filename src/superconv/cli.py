@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from superconv.errors import Interrupted, UserError
 from superconv.recipe import ScheduleName
-from superconv.specs import Choices, Comparison, ImageTask
+from superconv.specs import Balancing, Choices, Comparison, ImageTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +231,29 @@ class Compare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balance:
+    """How much weight decay, and other regularization, large rates leave room for, and the recipe that follows."""
+
+    task: OmitArgPrefixes[ImageTask]
+    balancing: OmitArgPrefixes[Balancing] = field(default_factory=Balancing)
+    batch_size: int | None = None
+    """Samples per update to start from; none takes about a fortieth of the data, 32 to 256."""
+    momentum: float = 0.9
+    """Momentum to start from, constant over a cycle."""
+    base_lr: float | None = None
+    """Rate at both feet of the cycles; none takes a tenth of each peak."""
+    warmup: float = 0.45
+    """Fraction of the run in which a cycle rises."""
+    annihilation: float = 0.1
+    """Fraction of the run, at its end, in which a cycle falls below its base rate."""
+    nesterov: bool = False
+    """Nesterov's momentum; the paper's runs are without."""
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    out: Path = Path("balance")
+    """Folder of the result and its runs; what is finished there is not made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reproduce:
     """The paper's experiments, beside the author's logs, with a verdict on each of its claims."""
 
@@ -281,6 +304,7 @@ Command = (
     | Annotated[Estimate, subcommand("estimate")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Balance, subcommand("balance")]
     | Annotated[Reproduce, subcommand("reproduce")]
     | Annotated[Speedrun, subcommand("speedrun")]
     | Annotated[Report, subcommand("report")]

@@ -34,6 +34,15 @@ def _schedule(word: str) -> str:
     return word
 
 
+Axis = Literal["weight_decay", "batch_size", "momentum", "dropout"]
+
+
+def _axis(word: str) -> str:
+    if word not in get_args(Axis):
+        raise ValueError(f"there is no axis {word!r}: use {', '.join(get_args(Axis))}")
+    return word
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageTask:
     """An image classification."""
@@ -188,11 +197,33 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balancing:
+    """Which regularization to vary, at which rates, and how long."""
+
+    axes: Annotated[tuple[Axis, ...], _separated(_axis, "NAME,…")] = get_args(Axis)
+    """What is varied: the decay at every peak, then the others in turn; dropout where the network takes it."""
+    max_lr: Annotated[tuple[float, ...], _separated(float, "FLOAT,…")] = ()
+    """Peaks of the cycles; none given: a tenth, a third and the whole of what a range test bears."""
+    weight_decay: Annotated[tuple[float, ...], _separated(float, "FLOAT,…")] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+    """Decays to try; the best one of each peak is then refined by half the step to its better neighbour."""
+    steps: int = 400
+    """Updates of a cycle, fewer where the batch is larger. Longer runs want less decay: take the length of the training
+    that the recipe is for."""
+    sweep_steps: int = 100
+    """Updates of a range test, fewer where the batch is larger."""
+    seeds: int = 1
+    """Networks of each setting, from seeds 0, 1, …, the same for all settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """One run: two equal specs are the same run and are made once."""
 
     task: ImageTask
     recipe: Recipe
+    kind: Literal["training", "trial", "range_test"] = "training"
+    """A `trial` leaves the test split alone; a `range_test` sweeps the rate to the recipe's `max_lr`, linearly from 0
+    or exponentially from its `base_lr`."""
     seed: int = 0
     device: str = "auto"
     plan: str | None = None
@@ -205,10 +236,10 @@ class RunSpec:
     def plain(self) -> dict[str, Any]:
         """The spec as plain values; the recipe without its reasons, which change nothing."""
         recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons"}
-        rest = {
-            k: getattr(self, k) for k in ("seed", "device", "plan", "evaluations", "evaluation_samples", "estimate")
-        }
-        return {"task": self.task.plain(), "recipe": recipe, **rest}
+        names = ("seed", "device", "plan", "evaluations", "evaluation_samples", "estimate")
+        rest = {k: getattr(self, k) for k in names}
+        kind = {} if self.kind == "training" else {"kind": self.kind}
+        return {"task": self.task.plain(), "recipe": recipe, **rest, **kind}
 
     @property
     def hash(self) -> str:

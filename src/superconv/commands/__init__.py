@@ -12,6 +12,7 @@ COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
     cli.Train: train.train,
     cli.Estimate: train.estimate,
     cli.Compare: study.compare,
+    cli.Balance: study.balance,
     cli.Reproduce: reproduce.reproduce,
     cli.Speedrun: study.speedrun,
     cli.Judge: look.judge,

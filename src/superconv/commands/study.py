@@ -59,6 +59,57 @@ def compare(command: cli.Compare, line: str) -> None:
     console.print(f"report: {page}")
 
 
+def balance(command: cli.Balance, line: str) -> None:
+    """`superconv balance`."""
+    from superconv.recipe import Recipe, batch_size_for
+    from superconv.report.html import write_balance
+    from superconv.studies.balance import balance as balance_task
+    from superconv.studies.settings import shown
+    from superconv.studies.trials import failure_of
+    from superconv.training.task import image_task
+
+    recipe = Recipe(
+        steps=command.balancing.steps,
+        batch_size=command.batch_size or batch_size_for(len(image_task(command.task).train)),
+        max_lr=1.0,
+        base_lr=command.base_lr,
+        warmup=command.warmup,
+        annihilation=command.annihilation,
+        momentum=command.momentum,
+        min_momentum=None,
+        optimizer_args={"nesterov": command.nesterov},
+    )
+
+    def report(spec: Any, numbers: Any) -> None:
+        made, failure = spec.recipe, failure_of(numbers)
+        if spec.kind == "trial":
+            kind, score = "cycle", failure or f"validation {numbers['validation_accuracy']:.2%}"
+        else:
+            kind, score = "range test", failure or "done"
+        console.print(
+            f"{kind:10} lr {made.max_lr:<6.3g} decay {shown('weight_decay', made.weight_decay):6} "
+            f"batch {made.batch_size:<5} momentum {made.momentum:<5g} seed {spec.seed}  {score}",
+            highlight=False,
+        )
+
+    result = balance_task(
+        command.task,
+        command.balancing,
+        recipe,
+        command.out / "runs",
+        plan=command.machine.plan,
+        device=command.machine.device,
+        report=report,
+    )
+    files.write_json(command.out / "balance.json", {**dataclasses.asdict(result), "command": line})
+    files.write_text(command.out / "recipe.yaml", result.recipe.to_yaml())
+    page = write_balance(result, command.out / "report.html", command=line)
+    for trial in result.best:
+        decay = shown("weight_decay", trial.setting.weight_decay)
+        console.print(f"at peak {trial.setting.max_lr:g}: decay {decay}, {trial.accuracy:.2%}", highlight=False)
+    console.print(f"recipe: {command.out / 'recipe.yaml'}, report: {page}", highlight=False, soft_wrap=True)
+
+
 def _ratio(gain: dict[str, Any]) -> str:
     if gain["ratio"] is None:
         return "no speed-up measured"

@@ -67,6 +67,15 @@ def default_model(image_shape: tuple[int, int, int]) -> str:
     return "lenet" if channels == 1 else "resnet20"
 
 
+def takes(name: str, argument: str) -> bool:
+    """Whether a network has an argument of its own, such as `dropout`.
+
+    Raises:
+        UserError: There is no such network.
+    """
+    return argument in signature(_factory(name)).parameters
+
+
 def create(
     name: str,
     *,

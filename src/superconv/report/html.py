@@ -6,8 +6,11 @@ from typing import Any
 
 from superconv.errors import UserError
 from superconv.report import comparisons
+from superconv.report.balances import balance_page
+from superconv.report.page import Page
 from superconv.report.run_files import read_run
 from superconv.report.run_page import run_page
+from superconv.studies.balance import Balance
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -30,11 +33,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     runs = [read_run(folder) for folder in folders]
     if len(runs) > 1:
         return comparisons.runs_page(runs).write(out)
-    page = run_page(runs[0])
-    for section in page.sections:
-        for picture in section.pictures:
-            picture.write_png(out.parent / "figures")
-    return page.write(out)
+    return _with_figures(run_page(runs[0]), out)
 
 
 def write_comparison(comparison: Mapping[str, Any], out: Path) -> Path:
@@ -47,7 +46,24 @@ def write_comparison(comparison: Mapping[str, Any], out: Path) -> Path:
     Returns:
         `out`.
     """
-    page = comparisons.comparison_page(comparison)
+    return _with_figures(comparisons.comparison_page(comparison), out)
+
+
+def write_balance(balance: Balance, out: Path, *, command: str | None = None) -> Path:
+    """Write the report of `superconv balance`, and its figures as PNG into ``figures`` beside it.
+
+    Args:
+        balance: What it found.
+        out: The page.
+        command: The line that found it.
+
+    Returns:
+        `out`.
+    """
+    return _with_figures(balance_page(balance, command=command), out)
+
+
+def _with_figures(page: Page, out: Path) -> Path:
     for section in page.sections:
         for picture in section.pictures:
             picture.write_png(out.parent / "figures")

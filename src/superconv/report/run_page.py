@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from superconv.rates.agreement import compare_estimate
 from superconv.rates.verdict import Verdict, judge
@@ -265,17 +266,18 @@ def _repeat(run: RunFiles) -> Section | None:
     if command:
         commands.append(("The whole run again:", str(command)))
     if run.recipe and run.task.get("data") and not str(command).startswith("superconv train"):
-        again = _train_command(run)
+        again = train_command(run.task, seed=run.seed or 0)
         commands.append(("The training alone, with the recipe.yaml of this run's folder and no search:", again))
     elif run.recipe and not commands:
         commands.append(("With the data of this run:", "superconv train DATA --recipe recipe.yaml"))
     return Section(title="How to repeat it", commands=commands) if commands else None
 
 
-def _train_command(run: RunFiles) -> str:
-    command = ["superconv", "train", str(run.task["data"]), "--recipe", "recipe.yaml", "--seed", str(run.seed or 0)]
+def train_command(task: Mapping[str, Any], *, seed: int = 0) -> str:
+    """The command that trains an image task, as plain values, by the recipe.yaml beside the page."""
+    command = ["superconv", "train", str(task["data"]), "--recipe", "recipe.yaml", "--seed", str(seed)]
     for field in fields(ImageTask):
-        value = run.task.get(field.name)
+        value = task.get(field.name)
         if field.name == "data" or value in (None, {}, field.default):
             continue
         option = field.name.replace("_", "-")

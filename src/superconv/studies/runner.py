@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from superconv.training.hooks import Hook
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.plan_search import PlanSearch, find_plan
+from superconv.training.sweeps import search_rates
 from superconv.training.task import Task, image_task
+
+RECALIBRATED = 4  # batches before each reading of a range test: running statistics lag behind a rising rate
 
 Numbers = dict[str, Any]
 
@@ -44,21 +48,25 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
     if writes():
         files.write_json(stored, spec.plain())
     task = image_task(spec.task)
+    plan = stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan)
+    about = {"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})}
+    if spec.kind == "range_test":
+        return _range_test(task, spec, folder, plan=plan, about=about)
     hooks = [*options.pop("hooks", ())]
     if spec.estimate:
         forms = {name: {**form, "stride": spec.estimate} for name, form in FORMS.items()}
         hooks.append(EstimateHook(Estimation(forms=forms, every=spec.estimate), folder))
     return run_task(
-        task,
+        task if spec.kind == "training" else replace(task, test=None),
         spec.recipe,
         folder,
-        plan=stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan),
+        plan=plan,
         seed=spec.seed,
         evaluations=spec.evaluations,
         evaluation_samples=spec.evaluation_samples,
         resume=not spec.estimate,  # the estimates' running means are in no checkpoint
         hooks=hooks,
-        about={"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})},
+        about=about,
         **options,
     )
 
@@ -145,15 +153,46 @@ def stored_plan(folder: Path) -> ExecutionPlan | None:
     return files.checked(ExecutionPlan, files.read_json(path), source=path) if path.exists() else None
 
 
+def _range_test(task: Task, spec: RunSpec, folder: Path, *, plan: ExecutionPlan, about: Mapping[str, Any]) -> Numbers:
+    """Make the range test of a spec in its folder, or read it; its numbers hold the curve."""
+    if (folder / "run.json").exists():
+        return dict(files.read_json(folder / "run.json"))
+    recipe, start = spec.recipe, spec.recipe.base_lr
+    search = search_rates(
+        task,
+        recipe,
+        max_lr=recipe.max_lr,
+        start_lr=start or 0.0,
+        mode="exponential" if start else "linear",
+        steps=recipe.steps,
+        seeds=(spec.seed,),
+        evaluate_every=max(1, recipe.steps // spec.evaluations) if spec.evaluations else 0,
+        recalibrate_batch_norm=RECALIBRATED if spec.evaluations else 0,
+        plan=plan,
+    )
+    seconds = {"seconds": round(search.seconds, 3), "curve": search.curve.to_dict()}
+    numbers = {**_circumstances(task, plan, spec.seed), **seconds, **about}
+    if writes():
+        search.save(folder / "range_test.json")
+        files.write_json(folder / "run.json", numbers)
+    return numbers
+
+
 def _numbers(result: Run, task: Task, plan: ExecutionPlan, seed: int) -> Numbers:
     return {
-        "name": task.name,
-        "metric": task.metric_name if task.metric else "loss",
         **result.scores,
         "steps": result.steps,
         "stopped": result.stopped,
         "seconds": round(result.seconds, 3),
         "images_per_second": result.images_per_second and round(result.images_per_second, 1),
+        **_circumstances(task, plan, seed),
+    }
+
+
+def _circumstances(task: Task, plan: ExecutionPlan, seed: int) -> Numbers:
+    return {
+        "name": task.name,
+        "metric": task.metric_name if task.metric else "loss",
         "seed": seed,
         "plan": vars(plan),
         "machine": machine(plan.device),

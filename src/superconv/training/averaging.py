@@ -12,7 +12,7 @@ class Lookahead(Hook):
 
     Every few updates an average of weights and buffers moves towards the network, which then goes on from the average.
     How much of the average is kept grows with the cube of the position in the run: free at first, nearly still at the
-    end. The average is not in a checkpoint: a resumed run starts it from the weights that it finds.
+    end. The run ends with it. It is not in a checkpoint: a resumed run starts it from the weights that it finds.
 
     Args:
         start: Fraction of the run before which nothing is averaged.
@@ -28,12 +28,12 @@ class Lookahead(Hook):
     def on_update(self, trainer: Trainer) -> None:
         """Move the average, and the network to it."""
         step, steps = trainer.step, trainer.recipe.steps
-        if step < self._start * steps or (step % self._every and step != steps):
+        if step < self._start * steps or (step % self._every and step < steps):
             return
         tensors = [t for t in trainer.model.module.state_dict().values() if t.is_floating_point()]
         if self._average is None:
             self._average = [t.clone() for t in tensors]
             return
-        kept = self._decay**self._every * (step / steps) ** 3 if step < steps else 1.0
+        kept = 1.0 if step % self._every else self._decay**self._every * (step / steps) ** 3
         torch._foreach_lerp_(self._average, tensors, 1 - kept)
         torch._foreach_copy_(tensors, self._average)

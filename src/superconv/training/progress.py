@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from superconv.training.hooks import Hook
 from superconv.training.trainer import Trainer
 
-PLAIN_SECONDS = 10.0  # between two plain lines
+PLAIN_SECONDS, BAR_SECONDS = 10.0, 0.5  # between two plain lines, and two states of the bar
 
 
 class ProgressHook(Hook):
@@ -37,20 +37,23 @@ class ProgressHook(Hook):
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(compact=True),
                 console=self._console,
+                refresh_per_second=1 / BAR_SECONDS,  # drawing takes a core some milliseconds
             )
             self._bar.add_task(trainer.purpose, total=self._steps, completed=trainer.step, text="")
             self._bar.start()
 
     def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
-        """Move the bar, or print a line when the last is old or the split was evaluated."""
-        if not trainer.fabric.is_global_zero:
-            return
+        """Move the bar, or print a line, when the last is old or the run has ended."""
         now, steps = time.perf_counter(), self._steps
+        pause = PLAIN_SECONDS if self._bar is None else BAR_SECONDS
+        recent = now - self._printed < pause and trainer.step < steps
+        if recent or not trainer.fabric.is_global_zero:
+            return
+        self._printed = now
         text = "  ".join(_parts(trainer, row, (trainer.step - self._from) / max(now - self._began, 1e-9)))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.step, text=text)
-        elif now - self._printed > PLAIN_SECONDS or trainer.step == steps:
-            self._printed = now
+        else:
             left = (now - self._began) / max(trainer.step - self._from, 1) * (steps - trainer.step)
             self._console.print(
                 f"{trainer.purpose} {trainer.step}/{steps}  {text}  {left:.0f} s left",

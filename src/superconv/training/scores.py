@@ -50,9 +50,12 @@ class Scores:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        for output, target, loss in self._waiting:
-            n = len(target)
-            metric = loss if self._metric is None else self._metric(output, target)
-            self._sums += torch.stack([loss.double() * n, metric.double() * n, loss.new_tensor(n, dtype=torch.float64)])
+        if not self._waiting:
+            return
+        outputs, targets, losses = zip(*self._waiting, strict=True)
+        metrics = losses if self._metric is None else tuple(map(self._metric, outputs, targets))
+        samples = torch.tensor([len(target) for target in targets], dtype=torch.float64).to(self._sums.device)
+        means = [torch.stack(losses).double(), torch.stack(metrics).double(), torch.ones_like(samples)]
+        self._sums += torch.stack(means) @ samples
         self._waiting.clear()
         self._numbers = 0

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -56,8 +57,7 @@ class Trainer:
         optimizers = [made] if isinstance(made, Optimizer) else list(made)
         self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
         # The wrapper only converts, or brings processes together: with nothing to do, it costs a small network 8 %.
-        # Of fp64 it would also round the output to fp32.
-        plain = self.fabric.world_size == 1 and plan.precision in ("32-true", "64-true")
+        plain = self.fabric.world_size == 1 and plan.precision == "32-true"
         self._predictor: nn.Module = self.model.module if plain else self.model
         self.schedulers = [ScheduledLR(o, recipe.learning_rate(), recipe.momentum_schedule()) for o in optimizers]
         smoothed = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
@@ -93,7 +93,7 @@ class Trainer:
         parts = self.recipe.accumulate
         for part in range(parts):
             inputs, target = next(batches)
-            with self.fabric.no_backward_sync(self.model, enabled=part < parts - 1):
+            with self.fabric.no_backward_sync(self.model) if part < parts - 1 else nullcontext():
                 output = self.stages.predict(self._predictor, inputs)
                 loss = self.stages.loss(self.criterion, output, target)
                 self.stages.backward(self.fabric, loss / parts if parts > 1 else loss)

@@ -1,0 +1,176 @@
+"""Makes range tests and whole cycles of settings, each a run of its own, and walks along an axis of them."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from superconv import history
+from superconv.rates.curve import Curve, merge
+from superconv.rates.verdict import judge
+from superconv.recipe import Recipe
+from superconv.specs import Axis, Balancing, ImageTask, RunSpec
+from superconv.studies.runner import run_all
+from superconv.studies.settings import Setting, Trial, following
+
+READINGS = 20  # of the validation split, in a range test
+TAIL = 5  # rows of a history, of about a hundred, over which the final training scores are averaged
+SHORTEST = 20  # updates of a cycle or a range test
+
+Report = Callable[[RunSpec, Any], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Borne:
+    """What a short range test says of a setting."""
+
+    lr_max: float | None = None
+    """Largest rate it bears; none where it never learned, or failed."""
+    lr_edge: float | None = None
+    """Rate that was seen to be too much; none where no fall was seen."""
+    accuracy: float | None = None
+    """Best of the validation split on the way."""
+    loss: float | None = None
+    """Lowest of the validation split on the way."""
+    gap: float | None = None
+    """Validation loss less training loss, over the upper half of the rates borne."""
+    failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """What all trials share; their settings are the methods' arguments.
+
+    Equal settings are made once, and what is finished in `root` is not made again.
+    """
+
+    task: ImageTask
+    balancing: Balancing
+    centre: Recipe
+    """Everything that settings do not vary."""
+    root: Path
+    plan: str
+    device: str
+    report: Report | None = None
+
+    def recipe(self, setting: Setting, *, steps: int | None = None) -> Recipe:
+        """The recipe of a setting; the larger its batch, the fewer its updates, so that all see as many images."""
+        updates = (steps or self.balancing.steps) * self.centre.batch_size / setting.batch_size
+        return replace(
+            self.centre,
+            steps=max(SHORTEST, round(updates)),
+            batch_size=setting.batch_size,
+            max_lr=setting.max_lr,
+            weight_decay=setting.weight_decay,
+            momentum=setting.momentum,
+        )
+
+    def task_of(self, setting: Setting) -> ImageTask:
+        """The task with the dropout of a setting."""
+        if setting.dropout is None:
+            return self.task
+        others = tuple(pair for pair in self.task.model_args if pair[0] != "dropout")
+        return replace(self.task, model_args=(*others, ("dropout", setting.dropout)) if setting.dropout else others)
+
+    def range_tests(self, settings: Sequence[Setting], *, start: float | None = None) -> list[Curve | str]:
+        """The range test of each setting, from 0 or exponentially from `start`; in words where one failed."""
+        specs = [self._range_test(setting, start) for setting in settings]
+        return [
+            _failure(rows) or merge([Curve.from_dict(numbers["curve"]) for _, numbers in rows])
+            for rows in self._run(specs)
+        ]
+
+    def cycles(self, settings: Sequence[Setting]) -> list[Trial]:
+        """Whole cycles of each setting."""
+        specs = [self._spec(setting, self.recipe(setting), kind="trial", evaluations=0) for setting in settings]
+        return [self._trial(setting, rows) for setting, rows in zip(settings, self._run(specs), strict=True)]
+
+    def walk(
+        self, axis: Axis, values: Sequence[float], starts: Sequence[Setting], images: int
+    ) -> list[dict[float, Trial]]:
+        """Cycles along an axis from each start, as `following` says; the starts advance in step."""
+        walked: list[dict[float, Trial]] = [{} for _ in starts]
+        while True:
+            wave = [
+                (tried, start.at(axis, value))
+                for start, tried in zip(starts, walked, strict=True)
+                for value in following(values, start.value(axis), tried, images)
+            ]
+            if not wave:
+                return walked
+            for (tried, setting), trial in zip(wave, self.cycles([setting for _, setting in wave]), strict=True):
+                tried[setting.value(axis)] = trial
+
+    def _range_test(self, setting: Setting, start: float | None) -> RunSpec:
+        recipe = self.recipe(setting, steps=self.balancing.sweep_steps)
+        swept = replace(recipe, schedule="constant", base_lr=start)
+        return self._spec(setting, swept, kind="range_test", evaluations=READINGS)
+
+    def _spec(self, setting: Setting, recipe: Recipe, **fields: Any) -> RunSpec:
+        task = self.task_of(setting)
+        return RunSpec(task=task, recipe=recipe, plan=self.plan, device=self.device, **fields)
+
+    def _run(self, specs: Sequence[RunSpec]) -> list[list[tuple[RunSpec, Any]]]:
+        """Each spec from every seed, with its numbers or what stands in their place."""
+        count = self.balancing.seeds
+        seeded = [replace(spec, seed=seed) for spec in specs for seed in range(count)]
+        made = list(zip(seeded, run_all(seeded, self.root, report=self.report), strict=True))
+        return [made[i : i + count] for i in range(0, len(made), count)]
+
+    def _trial(self, setting: Setting, rows: Sequence[tuple[RunSpec, Any]]) -> Trial:
+        if failure := _failure(rows):
+            return Trial(setting=setting, failure=failure)
+        ends = [row for spec, _ in rows for row in history.read(self.root / spec.hash / "history.jsonl")[-TAIL:]]
+        scores = [numbers for _, numbers in rows]
+        metric = scores[0]["metric"]
+        return Trial(
+            setting=setting,
+            accuracy=_mean(scores, f"validation_{metric}"),
+            loss=_mean(scores, "validation_loss"),
+            train_accuracy=_mean(ends, f"train_{metric}"),
+            train_loss=_mean(ends, "train_loss"),
+        )
+
+
+def borne(curve: Curve | str) -> Borne:
+    """What a range test says; `curve` is the reason where it failed."""
+    if isinstance(curve, str):
+        return Borne(failure=curve)
+    verdict = judge(curve)
+    top, gap = verdict.lr_max, None
+    if top is not None:
+        upper = [i for i, lr in enumerate(curve.lr) if top / 2 < lr <= top]
+        seen, trained = (_finite([column[i] for i in upper]) for column in (curve.validation_loss, curve.train_loss))
+        gap = statistics.fmean(seen) - statistics.fmean(trained) if seen and trained else None
+    return Borne(
+        lr_max=top,
+        lr_edge=verdict.lr_edge,
+        accuracy=max(_finite(curve.validation_metric), default=None),
+        loss=min(_finite(curve.validation_loss), default=None),
+        gap=gap,
+    )
+
+
+def _failure(rows: Sequence[tuple[RunSpec, Any]]) -> str | None:
+    """Why a setting has no numbers: that of its first seed which gave none; none if all did."""
+    return next((reason for _, numbers in rows if (reason := failure_of(numbers))), None)
+
+
+def failure_of(numbers: Any) -> str | None:
+    """Why a run gave no numbers to compare, or what stands in their place says; none if it did."""
+    if not isinstance(numbers, dict):
+        return str(getattr(numbers, "reason", numbers))
+    if numbers.get("stopped"):
+        return f"{numbers['stopped']} at update {numbers['steps']}"
+    if "curve" not in numbers and numbers.get("validation_loss") is None:
+        return "diverged: its validation loss is not finite"
+    return None
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
+
+
+def _finite(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and abs(value) < float("inf")]
