@@ -26,6 +26,18 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where the runs of a study are made."""
+
+    executor: Literal["in-process", "pool", "ray"] = "in-process"
+    """One after the other in this process, in a pool of processes, or as tasks of Ray."""
+    workers: int | None = None
+    """Runs at a time, in a pool or Ray; none takes one per GPU, or per core without one. They share cores and GPUs."""
+    ray_address: str | None = None
+    """Of a Ray cluster whose machines see this folder under the same path; none starts Ray on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Running:
     """How a run is kept."""
 
@@ -226,6 +238,7 @@ class Compare:
     nesterov: bool = False
     """Nesterov's momentum; the paper's runs are without."""
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    execution: OmitArgPrefixes[Execution] = field(default_factory=Execution)
     out: Path = Path("comparison")
     """Folder of the comparison and its runs; what is finished there is not made again."""
 

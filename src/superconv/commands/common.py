@@ -1,6 +1,7 @@
 """What the commands share: the console, the execution plan, the run's folder, its hooks."""
 
-from contextlib import AbstractContextManager
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import cli
+from superconv.errors import UserError
 from superconv.rates.verdict import Verdict
 
 if TYPE_CHECKING:
     from superconv.recipe import Recipe
+    from superconv.studies.sweep import Executor
     from superconv.training.hooks import Hook
     from superconv.training.plan import ExecutionPlan
     from superconv.training.task import Task
@@ -34,6 +37,22 @@ def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPla
     return plan_for(
         task, recipe, device=asked.device, words=asked.plan, report=lambda found: say(f"plan: {found.reason}")
     )
+
+
+def executor_of(asked: cli.Execution, device: str) -> AbstractContextManager["Executor"]:
+    """What makes the runs of a study, held while it is used."""
+    from superconv.studies.sweep import InProcess, Pool, Ray
+
+    kind, workers, address = asked.executor, asked.workers, asked.ray_address
+    if workers is not None and (workers < 1 or kind == "in-process"):
+        raise UserError("--workers is the number of runs at a time, 1 or more, for --executor pool or ray")
+    if address is not None and kind != "ray":
+        raise UserError("--ray-address is for --executor ray")
+    if kind != "in-process" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"under torchrun all processes make each run together: leave out --executor {kind}")
+    if kind == "pool":
+        return Pool(workers=workers, device=device)
+    return Ray(workers=workers, address=address, device=device) if kind == "ray" else nullcontext(InProcess())
 
 
 def folder_of(

@@ -68,7 +68,7 @@ def doctor(command: cli.Doctor, line: str) -> None:
     table.add_row("machine", machine(plan.device))
     table.add_row("GPUs", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none")
     table.add_row("plan", f"{plan.words} unless a search finds a faster one (--plan DATA)")
-    for package, purpose in (("datasets", "data"), ("tensorboard", "tensorboard")):
+    for package, purpose in (("datasets", "data"), ("tensorboard", "tensorboard"), ("ray", "ray")):
         try:
             table.add_row(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import cli, files
-from superconv.commands.common import console
+from superconv.commands.common import console, executor_of
 
 if TYPE_CHECKING:
-    from superconv.studies.runner import Numbers
+    from superconv.specs import RunSpec
+    from superconv.studies.sweep import Outcome
 
 
 def compare(command: cli.Compare, line: str) -> None:
@@ -32,23 +33,17 @@ def compare(command: cli.Compare, line: str) -> None:
         optimizer_args={"nesterov": command.nesterov},
     )
 
-    def report(spec: Any, numbers: "Numbers") -> None:
-        accuracy = numbers.get("validation_accuracy")
-        console.print(
-            f"{spec.recipe.schedule:12} {spec.recipe.steps:6} updates  lr {spec.recipe.max_lr:<6g} seed {spec.seed}  "
-            f"validation {'diverged' if accuracy is None else f'{accuracy:.2%}'}  {numbers['seconds']:.0f} s",
-            highlight=False,
+    with executor_of(command.execution, command.machine.device) as executor:
+        result = compare_task(
+            command.task,
+            first,
+            recipe,
+            command.out / "runs",
+            plan=command.machine.plan,
+            device=command.machine.device,
+            executor=executor,
+            report=_report_run,
         )
-
-    result = compare_task(
-        command.task,
-        first,
-        recipe,
-        command.out / "runs",
-        plan=command.machine.plan,
-        device=command.machine.device,
-        report=report,
-    )
     result["command"] = line
     files.write_json(command.out / "compare.json", result)
     from superconv.report.html import write_comparison
@@ -56,6 +51,12 @@ def compare(command: cli.Compare, line: str) -> None:
     page = write_comparison(result, command.out / "report.html")
     for gain in result["speed_up"]:
         console.print(f"{gain['reason']}: {_ratio(gain)}", highlight=False)
+    for name in first.schedules:
+        left = {row["steps"] for row in result["schedules"].get(name, ())}
+        if missing := [str(steps) for steps in sorted(first.steps) if steps not in left]:
+            console.print(f"{name}: no run is left at {', '.join(missing)} updates", highlight=False)
+    if failures := result["failures"]:
+        console.print(f"runs that failed, and are left out: {len(failures)}; compare.json has them", highlight=False)
     console.print(f"report: {page}")
 
 
@@ -108,6 +109,20 @@ def balance(command: cli.Balance, line: str) -> None:
         decay = shown("weight_decay", trial.setting.weight_decay)
         console.print(f"at peak {trial.setting.max_lr:g}: decay {decay}, {trial.accuracy:.2%}", highlight=False)
     console.print(f"recipe: {command.out / 'recipe.yaml'}, report: {page}", highlight=False, soft_wrap=True)
+
+
+def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
+    if isinstance(outcome, dict):
+        accuracy = outcome.get("validation_accuracy")
+        words = f"validation {'diverged' if accuracy is None else f'{accuracy:.2%}'}  {outcome['seconds']:.0f} s"
+    else:
+        words = f"failed in {outcome.attempts} attempts: {outcome.reason}"
+    recipe = spec.recipe
+    console.print(
+        f"{recipe.schedule:12} {recipe.steps:6} updates  lr {recipe.max_lr:<6g} seed {spec.seed}  {words}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _ratio(gain: dict[str, Any]) -> str:

@@ -3,9 +3,12 @@
 import csv
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from superconv.errors import UserError
+
+_FOLDER = Path(__file__).parent / "data"
+_COLUMNS = ("lr", "train_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Log:
 
 def names() -> tuple[str, ...]:
     """The logs there are."""
-    return tuple(sorted(path.name.removesuffix(".csv") for path in _folder().iterdir() if path.name.endswith(".csv")))
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.csv")))
 
 
 @cache
@@ -39,14 +42,7 @@ def log(name: str) -> Log:
     """
     if name not in names():
         raise UserError(f"the author left no log {name!r}; there are {', '.join(names())}")
-    with (_folder() / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+    with (_FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = {key: tuple(float(row[key]) if row[key] else None for row in rows) for key in _COLUMNS}
     return Log(iteration=tuple(int(row["iteration"]) for row in rows), **columns)
-
-
-_COLUMNS = ("lr", "train_accuracy", "test_accuracy")
-
-
-def _folder():  # type: ignore[no-untyped-def]  # Traversable moved between Python 3.11 and 3.14
-    return files("superconv.paper") / "data"

@@ -48,7 +48,7 @@ def adaptive(scale: Scale) -> Experiment:
 def momentum(scale: Scale) -> Experiment:
     """Constant momentum against momentum that moves with the rate or against it."""
     logs = {0.8: "clr3SS5kMom8Fig11", 0.85: "clr3SS5kMom85Fig11", 0.9: "clr3SS5kFig1a", 0.95: "clr3SS5kMom95Fig11"}
-    arms = {}
+    arms: dict[str, Arm] = {}
     for value, log in logs.items():
         arms[f"constant{value}"] = Arm(name=f"constant {value}", specs=_specs(scale, momentum=value), log=log)
     for key, first, middle in (("down", 0.95, 0.85), ("up", 0.85, 0.95)):

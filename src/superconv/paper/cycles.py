@@ -51,7 +51,7 @@ def baseline(scale: Scale) -> Experiment:
 
 def figure_1b(scale: Scale) -> Experiment:
     """Lengths of the cycle, and the baseline it has to reach."""
-    arms = {}
+    arms: dict[str, Arm] = {}
     for steps in scale.lengths:
         log = "clr3SS5kFig1a" if steps == 10_000 else None
         paper = {2000: 0.897, 6000: 0.921, 20_000: 0.927}.get(steps) if scale.exact else None
@@ -69,7 +69,7 @@ def figure_1b(scale: Scale) -> Experiment:
 
 def max_rate(scale: Scale) -> Experiment:
     """Peaks of the cycle."""
-    arms = {}
+    arms: dict[str, Arm] = {}
     for rate in scale.max_lrs:
         spec = scale.run(scale.cycle(scale.rest.cycle, rate), images=scale.rest.images)
         log = "clr3SS5kFig1a" if rate == 3.0 and scale.exact else None
@@ -85,7 +85,8 @@ def max_rate(scale: Scale) -> Experiment:
 
 def table_1(scale: Scale) -> Experiment:
     """Fewer training images."""
-    largest, arms = scale.sizes[0].images, {}
+    arms: dict[str, Arm] = {}
+    largest = scale.sizes[0].images
     for length in scale.sizes:
         matching = length.images if scale.exact else {largest: 50_000}.get(length.images, 10_000)
         pair = _pair(scale, length, logs=SIZE_LOGS[matching])
@@ -104,7 +105,7 @@ def table_1(scale: Scale) -> Experiment:
 
 def depth(scale: Scale) -> Experiment:
     """Shallow and deep networks."""
-    arms = {}
+    arms: dict[str, Arm] = {}
     for layers in scale.depths:
         options: dict[str, Any] = {"batch_size": 800} if scale.exact and layers == 110 else {}
         pair = _pair(scale, scale.rest, logs=DEPTH_LOGS.get(layers), model=scale.model(layers), **options)
@@ -122,7 +123,7 @@ def depth(scale: Scale) -> Experiment:
 
 def batch(scale: Scale) -> Experiment:
     """Batch sizes at the same number of updates."""
-    arms = {}
+    arms: dict[str, Arm] = {}
     for size in scale.batch_sizes:
         spec = scale.run(scale.cycle(scale.rest.cycle, batch_size=size), images=scale.rest.images)
         log = "clr3SS5kFig1a" if scale.exact and size == 1000 else None

@@ -1,10 +1,12 @@
 """Other networks and data sets: wide, dense, shallow, LeNet, ImageNet."""
 
+from dataclasses import replace
 from typing import Any
 
 from superconv.paper.arms import Arm, Experiment
 from superconv.paper.scales import Scale, steps_of
 from superconv.paper.sweeps import SHALLOW
+from superconv.recipe import Recipe
 from superconv.specs import RunSpec
 
 INCEPTION = "timm.models.inception_resnet_v2:inception_resnet_v2"
@@ -17,7 +19,7 @@ def wide(scale: Scale) -> Experiment:
     *cycles, longest = scale.wide_steps
     images, batch = scale.rest.images, scale.small_batch
     paper = {2450: 0.873, 4900: 0.913, 9800: 0.919} if scale.exact else {cycles[-1]: 0.919}
-    arms = {}
+    arms: dict[str, Arm] = {}
     for steps in cycles:
         recipe = _one_cycle(scale, steps, 0.5 if steps == 2450 else 1.0, batch_size=batch, **CYCLED)
         spec = scale.run(recipe, images=images, model=scale.wide)
@@ -89,7 +91,7 @@ def mnist(scale: Scale) -> Experiment:
     """LeNet on MNIST."""
     *cycles, longest = scale.mnist_epochs
     paper = dict(zip((12, 25, 50, 85), (0.9925, 0.9928, 0.9927, 0.9935), strict=True))
-    arms = {}
+    arms: dict[str, Arm] = {}
     for epochs in scale.mnist_epochs if scale.exact or longest == 85 else cycles:
         low, high = (0.02, 0.2) if epochs == 85 else (0.01, 0.1)
         steps = steps_of(epochs, MNIST_IMAGES, scale.small_batch)
@@ -115,7 +117,8 @@ def mnist(scale: Scale) -> Experiment:
 
 def imagenet(scale: Scale) -> Experiment:
     """ImageNet, where somebody has it."""
-    arms, batch = {}, 256
+    arms: dict[str, Arm] = {}
+    batch = 256
     steps, longer = (steps_of(epochs, IMAGENET_IMAGES, batch) for epochs in (20, 100))
     task: dict[str, Any] = {"data": "imagenet-1k", "shuffle": True, "normalization": "channel", "validation": 0}
     nets = (("resnet50", "resnet50", 224, 0.676, 0.637), ("inception", INCEPTION, 299, 0.740, 0.676))
@@ -125,7 +128,7 @@ def imagenet(scale: Scale) -> Experiment:
         usual = scale.recipe(steps=longer, max_lr=0.045, batch_size=batch, schedule="piecewise", optimizer="SGD")
         for name, recipe, accuracy in (("cycle", cycle, cycled), ("piecewise", usual, standard)):
             spec = scale.run(recipe, **{**task, "model": model, "image_size": side, "batch_norm_size": None})
-            spec = type(spec)(**{**vars(spec), "evaluations": 20, "evaluation_samples": None})
+            spec = replace(spec, evaluations=20, evaluation_samples=None)
             arms[f"{key}-{name}"] = Arm(name=f"{key}, {name}", specs=(spec,), paper=accuracy)
     return Experiment(
         name="imagenet",
@@ -140,7 +143,7 @@ def imagenet(scale: Scale) -> Experiment:
     )
 
 
-def _one_cycle(scale: Scale, steps: int, max_lr: float, *, warmup: float = 0.45, **fields: Any) -> Any:
+def _one_cycle(scale: Scale, steps: int, max_lr: float, *, warmup: float = 0.45, **fields: Any) -> Recipe:
     """The 1cycle of arXiv 1803.09820: down to a hundredth of the base rate at the end."""
     shape = {"schedule": "one_cycle", "warmup": warmup, "annihilation": 1 - 2 * warmup, "base_lr": max_lr / 10}
     if steps == 2450:
@@ -148,5 +151,5 @@ def _one_cycle(scale: Scale, steps: int, max_lr: float, *, warmup: float = 0.45,
     return scale.recipe(steps=steps, max_lr=max_lr, **{**shape, **fields})
 
 
-def _mnist(scale: Scale, recipe: Any) -> RunSpec:
+def _mnist(scale: Scale, recipe: Recipe) -> RunSpec:
     return scale.run(recipe, data="mnist", model="lenet", flip="none", normalization="channel")

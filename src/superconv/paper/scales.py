@@ -11,6 +11,7 @@ from superconv.specs import ImageTask, RunSpec
 
 TEST_SHARE = 3.6  # images that are evaluated in the time in which one is trained on
 TEST_IMAGES = 10_000
+RECALIBRATED = 4  # batches that a range test takes before each reading
 CIFAR_TEST = 25_000  # images of one of the author's tests
 TESTED_EVERY = 100  # updates between two of them
 MEAN_FRACTION = {20_000: 0.97, 15_000: 0.96, 10_000: 0.95, 8_000: 0.93, 6_000: 0.90, 4_000: 0.85, 2_000: 0.80}
@@ -118,7 +119,7 @@ class Scale:
             kept = 0.999 if recipe.schedule == "piecewise" else MEAN_FRACTION.get(recipe.steps, 0.95)
             task |= {"batch_norm_average": fraction or kept}
         whole = images is None or images >= 50_000
-        watched = {"evaluations": 10}
+        watched: dict[str, Any] = {"evaluations": 10}
         if self.exact:
             watched = {"evaluations": max(1, recipe.steps // TESTED_EVERY), "evaluation_samples": CIFAR_TEST}
         return RunSpec(task=self.task(**{"train_samples": None if whole else images, **task}), recipe=recipe, **watched)
@@ -129,9 +130,14 @@ class Scale:
         return tuple(replace(self.run(recipe, **apart, **options), evaluation_samples=None) for recipe in recipes)
 
     def sweep(self, recipe: Recipe, **options: Any) -> RunSpec:
-        """A range test as a run that is evaluated often."""
+        """A range test; the author's were trainings under Caffe's triangle, and so are those at full scale."""
         spec = self.run(recipe, **{"images": self.rest.images, "fraction": 0.95, **options})
-        return spec if self.exact else replace(spec, evaluations=self.readings)
+        return spec if self.exact else replace(spec, kind="range_test", evaluations=self.readings)
+
+    def estimate(self, recipe: Recipe, *, every: int, **options: Any) -> RunSpec:
+        """A run for its curvature estimates alone."""
+        spec = self.run(recipe, **{"images": self.rest.images, "fraction": 0.95, **options})
+        return replace(spec, kind="trial", evaluations=0, estimate=every)
 
     def minutes(self, spec: RunSpec) -> float:
         """What a run takes, by the scale's paces: training, evaluations and final tests.
@@ -143,10 +149,11 @@ class Scale:
         if model not in self.paces:
             raise UserError(f"scale {self.name} has no pace for {model}")
         pace = self.paces[model] / (1.3 if spec.estimate else 1.0)
-        tested = spec.evaluations * (spec.evaluation_samples or self.held_out) + TEST_IMAGES * (
-            1 + bool(spec.task.watch_test)
-        )
-        tested += spec.task.validation if spec.task.validation >= 1 else 0
+        tested = spec.evaluations * (spec.evaluation_samples or self.held_out)
+        if spec.kind == "range_test":
+            tested += spec.evaluations * RECALIBRATED * spec.recipe.batch_size
+        else:
+            tested += self.held_out + TEST_IMAGES * (spec.kind == "training")
         return (spec.recipe.steps * spec.recipe.batch_size + tested / TEST_SHARE) / pace / 60
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from superconv.paper.arms import Arm, Experiment
 from superconv.paper.scales import Scale
+from superconv.recipe import Recipe
 
 SHALLOW: dict[str, Any] = {"model": "cifar10-full", "normalization": "mean_image"}
 """Caffe's example network of three convolutions, on pixels of 0 to 255."""
@@ -28,7 +29,7 @@ def figure_2a(scale: Scale) -> Experiment:
 def figure_2b(scale: Scale) -> Experiment:
     """The flat one, at three lengths."""
     logs = {5000: "range3Iter5kFig2b", 20_000: "range3Iter20kFig2b"}
-    arms = {}
+    arms: dict[str, Arm] = {}
     for steps, alike in zip(scale.ranges, (5000, 20_000, 100_000), strict=True):
         specs = (scale.sweep(scale.range_test(steps)),)
         arms[f"range{steps}"] = Arm(name=f"{steps:,} updates", specs=specs, log=logs.get(alike))
@@ -46,7 +47,7 @@ def figure_4(scale: Scale) -> Experiment:
     """By depth."""
     logs = {20: "range2Res20Fig4b", 56: "range2SS80kRes56wd0"}
     steps, top = (80_000, 2.0) if scale.exact else (scale.ranges[1], 3.0)
-    arms = {}
+    arms: dict[str, Arm] = {}
     for layers in scale.depths:
         own: dict[str, Any] = {"batch_size": 800} if scale.exact and layers == 110 else {}
         spec = scale.sweep(scale.range_test(steps, top, **own), model=scale.model(layers))
@@ -81,7 +82,7 @@ def dropout_range(scale: Scale) -> Experiment:
 
 def decay_range(scale: Scale) -> Experiment:
     """Which rates a decay leaves room for."""
-    arms = {}
+    arms: dict[str, Arm] = {}
     for decay in (1e-3, 1e-4, 1e-5):
         specs = (scale.sweep(scale.range_test(scale.ranges[1], weight_decay=decay)),)
         arms[f"decay{decay:g}"] = Arm(
@@ -101,7 +102,7 @@ def bottleneck(scale: Scale) -> Experiment:
     """Networks that do not super-converge, with and without clipping."""
     logs = {("bottleneck", 2.0): "lrRange3SS520kClip2Fig12a", ("resnext", 5.0): "lrRange3SS520kClip5Fig12b"}
     logs[("resnext", 10.0)] = "lrRange3SS520kClip10Fig12a"
-    arms = {}
+    arms: dict[str, Arm] = {}
     for net, sizes in (("bottleneck", (800, scale.small_batch)), ("resnext", (680, scale.small_batch))):
         for clip in (None, 2.0, 5.0, 10.0) if scale.exact else (None, 2.0):
             recipe = scale.range_test(scale.block_steps, clip_norm=clip, batch_size=sizes[not scale.exact])
@@ -126,14 +127,13 @@ def figure_5(scale: Scale) -> Experiment:
     """The rate that curvature allows."""
     rise = {"schedule": "triangular", "base_lr": 0.1, "warmup": 1.0}
     last = 0.1 + 2.9 * FIRST_UPDATES / 5000  # where the author's cycle is by then
-    images, long = scale.rest.images, scale.rest.cycle
+    long = scale.rest.cycle
     first = scale.recipe(steps=FIRST_UPDATES, max_lr=last, **rise)
     shallow = scale.recipe(steps=FIRST_UPDATES, max_lr=0.001, schedule="constant", batch_size=100, weight_decay=3e-3)
     whole, constant = scale.cycle(long), scale.recipe(steps=long, max_lr=0.35, schedule="constant")
 
-    def arm(name: str, recipe: Any, stride: int, **task: Any) -> Arm:
-        spec = scale.run(recipe, **{"images": images, "fraction": 0.95, **task})
-        return Arm(name=name, specs=(type(spec)(**{**vars(spec), "evaluations": 0, "estimate": stride}),))
+    def arm(name: str, recipe: Recipe, every: int, **task: Any) -> Arm:
+        return Arm(name=name, specs=(scale.estimate(recipe, every=every, **task),))
 
     return Experiment(
         name="fig5",

@@ -50,6 +50,8 @@ def comparison_page(comparison: Mapping[str, Any]) -> Page:
     if speed_ups:
         sections.append(_speed_up_section(speed_ups))
     sections.append(_scores_section(metric, schedules))
+    if failures := comparison.get("failures"):
+        sections.append(_failures_section(failures))
     rates = {k.replace("_", " "): v for k, v in (comparison.get("rates") or {}).items()}
     facts = [
         ("Largest rates", words(rates) if rates else None),
@@ -131,6 +133,13 @@ def _scores_section(metric: str, schedules: Mapping[str, Sequence[Mapping[str, A
     headers = ("Schedule", "updates", f"validation {metric}", "95 % interval", f"test {metric}")
     text = ["Rates are chosen and lengths compared on the validation split; the test scores only stand beside."]
     return Section(title="All lengths", text=text, table=Table(rows, headers=headers, numbers=True))
+
+
+def _failures_section(failures: Sequence[Mapping[str, Any]]) -> Section:
+    fields = ("steps", "max_lr", "seed", "attempts", "reason")
+    rows = [[f["schedule"].replace("_", " "), *(str(f[field]) for field in fields)] for f in failures]
+    headers = ("Schedule", "updates", "largest rate", "seed", "attempts", "reason")
+    return Section(title="Runs that failed, and are left out", table=Table(rows, headers=headers))
 
 
 def _speed_up_section(speed_ups: Sequence[Mapping[str, Any]]) -> Section:

@@ -73,8 +73,8 @@ def _head(made: Sequence[Made], results: Path, page: Path) -> str:
         marks([(m.scale.name, m.store.digest) for m in made]),
         "",
         "Smith & Topin's experiments (arXiv 1708.07120), each as one command, drawn over the author's own logs, and a",
-        "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student), lies",
-        "on its side of the bound, does not hold where it lies on the other, and is inconclusive where it covers it.",
+        "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student),",
+        "lies on its side of the bound, does not hold where it lies on the other, and is inconclusive in between.",
         "",
         "```",
         "superconv reproduce --list",
@@ -143,7 +143,7 @@ def _ours(ours: Mapping[str, Any] | None) -> str:
 
 
 def _section(name: str, made: Sequence[Made], page: Path) -> str:
-    lines = []
+    lines: list[str] = []
     for m in made:
         experiment = experiments(m.scale)[name]
         if not lines:

@@ -93,9 +93,7 @@ def _finals(ax: Axes, arms: Mapping[str, Arm], results: Results) -> None:
         if theirs is not None:
             ax.plot(100 * theirs, y, marker="D", ms=6, mfc="white", mec=colour, mew=1.2, ls="", zorder=2)
         if runs := results.get(key):
-            mean, low, high = (
-                None if v is None else 100 * v for v in mean_interval([run.test for run in runs.values()])
-            )
+            mean, low, high = mean_interval([100 * run.test for run in runs.values()])
             if low is not None and high is not None:
                 ax.plot((max(low, 0), min(high, 100)), (y, y), color=colour, lw=1.5, alpha=0.7)
             ax.plot(mean, y, marker="o", ms=7, color=colour, mec="white", mew=0.8, ls="", zorder=3)
@@ -112,12 +110,10 @@ def _finals(ax: Axes, arms: Mapping[str, Arm], results: Results) -> None:
 
 def _range_test(ax: Axes, arms: Mapping[str, Arm], results: Results) -> None:
     ready(ax)
-    seen = set()
     for index, (key, arm) in enumerate(arms.items()):
         if runs := results.get(key):
             _ours(ax, index, runs, lambda row: row["lr"] or 0.0)
-        if arm.log and (arm.log not in seen or arm.log in (a.log for a in list(arms.values())[index:])):
-            seen.add(arm.log)
+        if arm.log:
             log = author.log(arm.log)
             points = [(rate, v) for rate, v in zip(log.lr, log.test_accuracy, strict=True) if rate is not None]
             x, y = (np.array(column, dtype=float) for column in zip(*points, strict=True))

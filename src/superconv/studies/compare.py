@@ -12,6 +12,7 @@ from superconv.recipe import Recipe, ScheduleName
 from superconv.specs import Comparison, ImageTask, RunSpec
 from superconv.studies.intervals import mean_interval
 from superconv.studies.runner import Numbers, plan_for, run_all
+from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
 from superconv.training.task import image_task
 
 RESAMPLES = 2000
@@ -79,11 +80,13 @@ def compare(
     *,
     plan: str | None = None,
     device: str = "auto",
-    report: Callable[[RunSpec, Numbers], None] | None = None,
+    executor: Executor | None = None,
+    report: Callable[[RunSpec, Outcome], None] | None = None,
 ) -> dict[str, Any]:
     """Train every schedule at every length from every seed, and say how much shorter one cycle may be.
 
-    Rates are chosen and speed-ups computed on the validation split; the test scores only stand beside.
+    Rates are chosen and speed-ups computed on the validation split; the test scores only stand beside. Runs that fail
+    are left out: a length without runs has no row, and a schedule without a rate that ran has none at all.
 
     Args:
         task: What to train.
@@ -92,56 +95,87 @@ def compare(
         root: Folder of the runs, one each; what is finished there is not made again.
         plan: Words of the execution plan; not given, one is found for all runs together.
         device: Where to run.
-        report: Told of each finished run.
+        executor: Makes the runs; one after the other in this process, if not given.
+        report: Told of each run as it ends.
 
     Returns:
-        Plain values: `metric`, `schedules`, `speed_up`, `rates`, `seeds`, `machine`.
+        Plain values: `metric`, `schedules`, `speed_up`, `rates`, `seeds`, `failures`, `machine`.
+
+    Raises:
+        UserError: Something given cannot be used, or no run at all could be made.
     """
-    rate_candidates = comparison.candidates()
+    executor = executor or InProcess()
+    candidates = comparison.candidates()
     if not task.validation:
         raise UserError("compare chooses and measures on the validation split: --validation must not be 0")
 
     if plan is None:
         updates = sum(comparison.steps) * comparison.seeds * len(comparison.schedules)
-        plan = plan_for(image_task(task), replace(recipe, steps=updates), device=device).words
+        whole = replace(recipe, steps=updates)
+        plan = plan_for(image_task(task), whole, device=device, threads=executor.threads).words
+    failures: list[dict[str, Any]] = []
 
-    def runs(specs: Sequence[RunSpec]) -> list[Numbers]:
-        return run_all(specs, root, report=report)
+    def made(specs: Sequence[RunSpec]) -> list[tuple[RunSpec, Numbers]]:
+        """What could be made of them."""
+        outcomes = list(zip(specs, run_all(specs, root, executor=executor, report=report), strict=True))
+        failures.extend(_failed(spec, outcome) for spec, outcome in outcomes if isinstance(outcome, Failure))
+        return [(spec, outcome) for spec, outcome in outcomes if not isinstance(outcome, Failure)]
 
     def spec(schedule: ScheduleName, steps: int, seed: int, max_lr: float) -> RunSpec:
         changed = replace(recipe, schedule=schedule, steps=steps, max_lr=max_lr)
         return RunSpec(task=task, recipe=changed, seed=seed, plan=plan, device=device, evaluations=0)
 
-    middle = sorted(comparison.steps)[len(comparison.steps) // 2]
-    rates = {}
-    for name in comparison.schedules:
-        candidates = rate_candidates[name]
-        tried = runs([spec(name, middle, 0, rate) for rate in candidates]) if len(candidates) > 1 else [{}]
-        rates[name] = candidates[max(range(len(tried)), key=lambda i: _score(tried[i]))]
-    table: dict[str, dict[int, list[Numbers]]] = {name: {} for name in comparison.schedules}
-    for steps in sorted(comparison.steps):
-        for name in comparison.schedules:
-            seeds = range(comparison.seeds)
-            table[name][steps] = runs([spec(name, steps, seed, rates[name]) for seed in seeds])
+    lengths, names = sorted(comparison.steps), comparison.schedules
+    several = [name for name in names if len(candidates[name]) > 1]
+    tried = made([spec(name, lengths[len(lengths) // 2], 0, rate) for name in several for rate in candidates[name]])
+    best = {name: _best(name, tried) if name in several else candidates[name][0] for name in names}
+    rates = {name: rate for name, rate in best.items() if rate is not None}
+    runs = made(
+        [
+            spec(name, steps, seed, rate)
+            for steps in lengths
+            for name, rate in rates.items()
+            for seed in range(comparison.seeds)
+        ]
+    )
+    if not runs:
+        raise UserError(f"no run could be made; the first ended with: {failures[0]['reason']}")
+    table: dict[str, dict[int, list[Numbers]]] = {}
+    for of, numbers in runs:
+        table.setdefault(of.recipe.schedule, {}).setdefault(of.recipe.steps, []).append(numbers)
     scores = {name: {n: [_score(r) for r in row] for n, row in rows.items()} for name, rows in table.items()}
-    first = table[comparison.schedules[0]][min(comparison.steps)][0]
-    speed_ups = [
-        asdict(result)
-        for name in comparison.schedules
-        if name != "one_cycle" and "one_cycle" in scores
-        for result in speed_up(scores["one_cycle"], scores[name], name=name)
-    ]
+    first = runs[0][1]
     return {
         "name": first["name"],
         "metric": first["metric"],
         "schedules": {name: [_row(n, row) for n, row in rows.items()] for name, rows in table.items()},
-        "speed_up": speed_ups,
+        "speed_up": _speed_ups(scores),
         "rates": rates,
         "seeds": list(range(comparison.seeds)),
+        "failures": failures,
         "machine": first["machine"],
         "plan": first["plan"],
         "versions": first["versions"],
     }
+
+
+def _best(name: str, tried: Sequence[tuple[RunSpec, Numbers]]) -> float | None:
+    """The rate that served a schedule best; none where no run with any of its rates could be made."""
+    own = [(spec, numbers) for spec, numbers in tried if spec.recipe.schedule == name]
+    return max(own, key=lambda run: _score(run[1]))[0].recipe.max_lr if own else None
+
+
+def _speed_ups(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    if "one_cycle" not in scores:
+        return []
+    baselines = [name for name in scores if name != "one_cycle"]
+    return [asdict(gain) for name in baselines for gain in speed_up(scores["one_cycle"], scores[name], name=name)]
+
+
+def _failed(spec: RunSpec, failure: Failure) -> dict[str, Any]:
+    recipe = spec.recipe
+    settings = {"schedule": recipe.schedule, "steps": recipe.steps, "max_lr": recipe.max_lr, "seed": spec.seed}
+    return {**settings, "reason": failure.reason, "attempts": failure.attempts}
 
 
 def _score(numbers: Numbers) -> float:

@@ -18,6 +18,7 @@ from superconv.paper.arms import Arm, Experiment, identity
 from superconv.paper.evidence import Evidence, Result
 from superconv.paper.experiments import experiments
 from superconv.paper.scales import Scale
+from superconv.rates.curve import Curve
 from superconv.specs import RunSpec
 from superconv.studies.runner import run_all
 from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
@@ -51,7 +52,7 @@ class Store:
 
     def write(self, spec: RunSpec, numbers: Mapping[str, Any], folder: Path) -> None:
         """Thin what a run left in its folder."""
-        rows = history.read(folder / "history.jsonl")
+        rows = _readings(numbers["curve"]) if spec.kind == "range_test" else history.read(folder / "history.jsonl")
         read, rest = (
             [r for r in rows if "validation_accuracy" in r],
             [r for r in rows if "validation_accuracy" not in r],
@@ -65,7 +66,7 @@ class Store:
             {
                 "spec": replace(spec, plan=None, device="auto").plain(),
                 "classes": len(numbers["class_names"]),
-                "numbers": {name: numbers.get(name) for name in _NUMBERS},
+                "numbers": {**{name: numbers.get(name) for name in _NUMBERS}, "stopped": _stopped(numbers)},
                 "rows": [_rounded(row, _ROW) for row in kept],
                 "estimates": [_rounded(row, _ESTIMATE) for row in estimates],
             },
@@ -234,6 +235,22 @@ class _Clock:
 def _first(arm: Arm, seeds: Iterable[int]) -> list[RunSpec]:
     """What of an arm can be made at once: all seeds, or seed 0 of each candidate."""
     return _seeded(arm.specs[0], seeds) if len(arm.specs) == 1 else list(arm.specs)
+
+
+def _readings(stored: Mapping[str, Any]) -> list[Row]:
+    """The rows of a range test as those of a history."""
+    curve = Curve.from_dict(stored)
+    columns = zip(curve.step, curve.lr, curve.train_metric, curve.validation_metric, strict=True)
+    return [
+        {"step": step, "lr": lr, "train_accuracy": train} | ({} if read is None else {"validation_accuracy": read})
+        for step, lr, train, read in columns
+    ]
+
+
+def _stopped(numbers: Mapping[str, Any]) -> str | None:
+    """Why a run ended early, range tests included."""
+    curve = numbers.get("curve")
+    return numbers.get("stopped") or ("diverged" if curve and Curve.from_dict(curve).stopped else None)
 
 
 def _seeded(spec: RunSpec, seeds: Iterable[int]) -> list[RunSpec]:

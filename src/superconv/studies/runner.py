@@ -12,6 +12,7 @@ from superconv import files
 from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
 from superconv.specs import RunSpec
+from superconv.studies.sweep import Executor, InProcess, Job, Outcome, sweep
 from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.estimate import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
@@ -108,21 +109,40 @@ def run_task(
 
 
 def run_all(
-    specs: Sequence[RunSpec], root: Path, *, report: Callable[[RunSpec, Numbers], None] | None = None
-) -> list[Numbers]:
-    """Make all runs, each in `root/<hash>`, in this process; equal specs are made once.
+    specs: Sequence[RunSpec],
+    root: Path,
+    *,
+    executor: Executor | None = None,
+    report: Callable[[RunSpec, Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Make all runs, each in `root/<hash>`; equal specs are made once, and what fails keeps no other from its run.
 
     Args:
-        specs: The runs, in the order of the result.
+        specs: The runs, in the order of the result. Those that run at the same time must name their plan.
         root: Folder of the runs; what is finished there is not made again.
-        report: Called with spec and numbers of each.
+        executor: Where they are made; one after the other in this process, if not given.
+        report: Called with spec and outcome of each as it ends.
+
+    Returns:
+        The numbers of each run's `run.json`, or a `Failure` where two attempts gave none.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        UserError: Runs that would be made at the same time would search their plans against each other.
     """
-    results = []
-    for spec in specs:
-        results.append(run(spec, root / spec.hash))
-        if report:
-            report(spec, results[-1])
-    return results
+    executor = executor or InProcess()
+    jobs = {spec.hash: Job(spec=spec, folder=root / spec.hash) for spec in specs}
+    if any(spec.plan is None for spec in specs) and executor.slots > 1:
+        raise UserError("runs at the same time cannot each time their plans: name one, such as --plan fp32,eager")
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for job, outcome in sweep(list(jobs.values()), run, executor=executor):
+            outcomes[job.folder.name] = outcome
+            if report:
+                report(job.spec, outcome)
+    except Interrupted as error:
+        raise Interrupted(f"stopped; the same command goes on with the runs in {root}") from error
+    return [outcomes[spec.hash] for spec in specs]
 
 
 def writes() -> bool:
@@ -136,12 +156,16 @@ def plan_for(
     *,
     device: str = "auto",
     words: str | None = None,
+    threads: int | None = None,
     report: Callable[[PlanSearch], None] | None = None,
 ) -> ExecutionPlan:
-    """The plan that the words of `--plan` name, or without any that of a search, reported where one paid."""
+    """The plan that the words of `--plan` name, or without any that of a search, reported where one paid.
+
+    `threads` are those that a run will have, where several share the machine.
+    """
     if words:
         return ExecutionPlan.choose(device=device, plan=words)
-    found = find_plan(task, recipe, device=device)
+    found = find_plan(task, recipe, device=device, threads=threads)
     if report and found.trials:
         report(found)
     return found.plan

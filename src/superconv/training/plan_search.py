@@ -56,7 +56,13 @@ class PlanSearch:
 
 
 def find_plan(
-    task: Task, recipe: Recipe, *, device: str = "auto", limit: float | None = None, use_cache: bool = True
+    task: Task,
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    limit: float | None = None,
+    use_cache: bool = True,
 ) -> PlanSearch:
     """Time a few updates under every plan that this device offers, and take the fastest that trains like fp32.
 
@@ -67,6 +73,7 @@ def find_plan(
         task: What will run.
         recipe: Its batch size, optimizer and length; the rate of the trials is small.
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        threads: That a run will have; torch's choice if not given.
         limit: Seconds that it may take, about; not given, 5, but at most a tenth of what the run itself will need.
             Below 1 there is no search, and the default plan is taken.
         use_cache: Take and keep results of earlier searches.
@@ -78,8 +85,9 @@ def find_plan(
     batch_size = recipe.batch_size // recipe.accumulate
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return PlanSearch(plan=default, reason="several processes take the default plan", batch_size=batch_size)
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     try:
+        torch.set_num_threads(threads or before)
         with isolated_rng():
             path = cache_folder() / "plans" / f"{_key(task, default.device, batch_size, recipe.optimizer)}.json"
             if use_cache and (kept := _kept(path)):
@@ -87,7 +95,7 @@ def find_plan(
             trial = replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
             found = _search(task, trial, default, recipe.steps * recipe.accumulate, limit)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     if use_cache and found.trials:
         files.write_json(path, asdict(found))
     return found
