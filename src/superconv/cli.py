@@ -268,6 +268,31 @@ class Balance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """The paper's experiments, beside the author's logs, with a verdict on each of its claims."""
+
+    figures: Positional[tuple[str, ...]] = ()
+    """Names of experiments, such as fig1a, or all."""
+    scale: Literal["cpu", "gpu", "paper"] = "cpu"
+    """cpu: 4 hours on two cores; gpu: 30 minutes on an H100; paper: as the author's runs were, which takes days."""
+    list: bool = False
+    """Only list the experiments: their runs, updates and minutes, and what is done."""
+    seeds: int | None = None
+    """Runs of each setting, from seeds 0, 1, …; none takes the scale's, 3."""
+    minutes: float | None = None
+    """Start no run that would end later than this; the same command goes on where it stopped."""
+    page: Path | None = None
+    """Write the page of all scales from the results there are, with its figures beside it, such as
+    docs/reproduction.md; experiments that are named are run first."""
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    execution: OmitArgPrefixes[Execution] = field(default_factory=Execution)
+    out: Path = Path("results/reproduction")
+    """Folder of the results, one below it for each scale; what is finished there is not made again."""
+    runs: Path = Path("runs/reproduction")
+    """Folder of the runs themselves: checkpoints, whole histories, weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speedrun:
     """Seconds to a target accuracy, by the small network and the recipe of the CIFAR-10 speed records."""
 
@@ -294,6 +319,7 @@ Command = (
     | Annotated[Judge, subcommand("judge")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Balance, subcommand("balance")]
+    | Annotated[Reproduce, subcommand("reproduce")]
     | Annotated[Speedrun, subcommand("speedrun")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Predict, subcommand("predict")]

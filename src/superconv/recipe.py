@@ -14,7 +14,7 @@ from superconv.errors import UserError
 from superconv.rates import schedules
 from superconv.rates.schedules import Schedule
 
-ScheduleName = Literal["one_cycle", "piecewise", "cosine", "constant"]
+ScheduleName = Literal["one_cycle", "piecewise", "cosine", "constant", "triangular"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,9 @@ class Recipe:
     max_lr: float
     """Largest learning rate: the peak of the cycle, or the initial rate of the other schedules."""
     schedule: ScheduleName = "one_cycle"
-    """`one_cycle`, `piecewise` (×0.1 at 5/8 and 7/8 of the run, the paper's baseline), `cosine` or `constant`."""
+    """`one_cycle`, `piecewise` (×0.1 at 5/8 and 7/8 of the run, the paper's baseline), `cosine`, `constant`, or Caffe's
+    `triangular`: linearly from base_lr to the peak at `warmup` of the run and back, as in the paper's logged runs; with
+    a warmup of 1 it only rises, and from base_lr 0 it is their range test."""
     base_lr: float | None = None
     """Rate at both feet of the cycle; max_lr / 10 if not given."""
     final_lr: float | None = None
@@ -111,6 +113,9 @@ class Recipe:
                 annihilation=self.annihilation,
                 anneal=self.anneal,
             )
+        if self.schedule == "triangular":
+            base_lr = self.max_lr / 10 if self.base_lr is None else self.base_lr
+            return schedules.triangular(base_lr, self.max_lr, round(self.steps * self.warmup))
         if self.schedule == "piecewise":
             return schedules.piecewise_constant(self.max_lr, (round(self.steps * 5 / 8), round(self.steps * 7 / 8)))
         if self.schedule == "cosine":

@@ -67,6 +67,9 @@ class ImageTask:
     """Use only so many training images, stratified; none takes all."""
     validation: float = 0.1
     """Share (below 1) or number of training images held out for every choice; 0 holds out none."""
+    watch_test: bool = False
+    """Read the test split while training where others read the validation split, as the paper's runs did; nothing may
+    be chosen by it."""
     label_column: str | None = None
     """The column of labels, where it cannot be guessed."""
     image_size: int | None = None
@@ -160,7 +163,12 @@ class Choices:
 class Comparison:
     """Which schedules to train, for how long, from which seeds."""
 
-    schedules: Annotated[tuple[ScheduleName, ...], _separated(_schedule, "NAME,…")] = get_args(ScheduleName)
+    schedules: Annotated[tuple[ScheduleName, ...], _separated(_schedule, "NAME,…")] = (
+        "one_cycle",
+        "piecewise",
+        "cosine",
+        "constant",
+    )
     """Courses of the rate to compare."""
     steps: Annotated[tuple[int, ...], _separated(int, "INT,…")] = (200, 400, 800, 1600)
     """Lengths of the runs in updates."""
@@ -220,11 +228,16 @@ class RunSpec:
     device: str = "auto"
     plan: str | None = None
     evaluations: int = 10
+    evaluation_samples: int | None = None
+    """Images of an evaluation while training; more than there are go around them, as in the paper's runs."""
+    estimate: int = 0
+    """Measure the curvature estimate every so many updates (`estimate.jsonl`); 0 does not."""
 
     def plain(self) -> dict[str, Any]:
         """The spec as plain values; the recipe without its reasons, which change nothing."""
         recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons"}
-        rest = {k: getattr(self, k) for k in ("seed", "device", "plan", "evaluations")}
+        names = ("seed", "device", "plan", "evaluations", "evaluation_samples", "estimate")
+        rest = {k: getattr(self, k) for k in names}
         kind = {} if self.kind == "training" else {"kind": self.kind}
         return {"task": self.task.plain(), "recipe": recipe, **rest, **kind}
 

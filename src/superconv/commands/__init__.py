@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from superconv import cli
-from superconv.commands import look, study, train
+from superconv.commands import look, reproduce, study, train
 
 COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
     cli.Fit: train.fit,
@@ -13,6 +13,7 @@ COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
     cli.Estimate: train.estimate,
     cli.Compare: study.compare,
     cli.Balance: study.balance,
+    cli.Reproduce: reproduce.reproduce,
     cli.Speedrun: study.speedrun,
     cli.Judge: look.judge,
     cli.Report: look.report,

@@ -10,18 +10,11 @@ from superconv import files
 from superconv.history import Row
 from superconv.recipe import Recipe
 from superconv.studies.runner import writes
-from superconv.training.estimate import EstimateHook, Estimation
+from superconv.training.estimate import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.task import Task
-
-FORMS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {"form": "plain"},
-    "plain_with_buffers": {"form": "plain", "buffers": True},
-    "corrected": {"form": "corrected"},
-    "corrected_l2": {"form": "corrected", "norm": "l2"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from superconv.recipe import Recipe
 from superconv.specs import RunSpec
 from superconv.studies.sweep import Executor, InProcess, Job, Outcome, sweep
 from superconv.training.checkpoint import NAME as CHECKPOINT
+from superconv.training.estimate import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
@@ -52,6 +53,10 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
     about = {"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})}
     if spec.kind == "range_test":
         return _range_test(task, spec, folder, plan=plan, about=about)
+    hooks = [*options.pop("hooks", ())]
+    if spec.estimate:
+        forms = {name: {**form, "stride": spec.estimate} for name, form in FORMS.items()}
+        hooks.append(EstimateHook(Estimation(forms=forms, every=spec.estimate), folder))
     return run_task(
         task if spec.kind == "training" else replace(task, test=None),
         spec.recipe,
@@ -59,6 +64,9 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
         plan=plan,
         seed=spec.seed,
         evaluations=spec.evaluations,
+        evaluation_samples=spec.evaluation_samples,
+        resume=not spec.estimate,  # the estimates' running means are in no checkpoint
+        hooks=hooks,
         about=about,
         **options,
     )
@@ -72,6 +80,7 @@ def run_task(
     plan: ExecutionPlan,
     seed: int,
     about: Mapping[str, Any],
+    resume: bool = True,
     hooks: Sequence[Hook] = (),
     **options: Any,
 ) -> Numbers:
@@ -84,7 +93,7 @@ def run_task(
     if writes():
         files.write_text(folder / "recipe.yaml", recipe.to_yaml())
         files.write_json(folder / "plan.json", vars(plan))
-    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=True, hooks=hooks, **options)
+    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=resume, hooks=hooks, **options)
     if result.stopped == "interrupted":
         raise Interrupted(
             f"stopped after update {result.steps} of {recipe.steps}; the run in {folder} goes on with --resume"

@@ -15,6 +15,14 @@ from superconv.training.trainer import Trainer
 
 PROBE_SAMPLES = 256
 
+FORMS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"form": "plain"},
+    "plain_with_buffers": {"form": "plain", "buffers": True},
+    "corrected": {"form": "corrected"},
+    "corrected_l2": {"form": "corrected", "norm": "l2"},
+}
+"""The estimates that a study measures, by the name of their column: arguments of a `HessianFreeLR`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimation:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import nn
 
+from superconv.data import Source
 from superconv.history import History, Row
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
@@ -53,6 +54,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     evaluations: int = 10,
+    evaluation_samples: int | None = None,
     checkpoint_steps: int | None = None,
     checkpoint_minutes: float = 2.0,
     hooks: Sequence[Hook] = (),
@@ -68,6 +70,8 @@ def train(
         folder: Where `history.jsonl` and the checkpoint go; without it nothing is written.
         resume: Go on from the folder's checkpoint, if there is one.
         evaluations: How often the validation split is read, the end included; 0 leaves that out.
+        evaluation_samples: So many of its samples each time; none takes all. More than there are go around them, each
+            evaluation going on where the last one stopped, as Caffe's do. The final scores are always of all.
         checkpoint_steps: Write a checkpoint every so many updates, besides the timed ones.
         checkpoint_minutes: Write a checkpoint when the last is older than this; a killed run loses no more.
         hooks: Look on while the run goes.
@@ -89,7 +93,9 @@ def train(
             for hook in hooks:
                 hook.on_start(trainer)
             try:
-                stopped, rates = _updates(trainer, history, saver, request, evaluations=evaluations)
+                stopped, rates = _updates(
+                    trainer, history, saver, request, evaluations=evaluations, evaluation_samples=evaluation_samples
+                )
             finally:
                 for hook in hooks:
                     hook.on_end(trainer)
@@ -110,7 +116,13 @@ def train(
 
 
 def _updates(
-    trainer: Trainer, history: History | None, saver: "_Saver", request: StopRequest, *, evaluations: int
+    trainer: Trainer,
+    history: History | None,
+    saver: "_Saver",
+    request: StopRequest,
+    *,
+    evaluations: int,
+    evaluation_samples: int | None,
 ) -> tuple[Stopped | None, list[float]]:
     """All updates that remain; why they ended early, and the images per second between two rows."""
     steps, validation = trainer.recipe.steps, trainer.task.validation
@@ -131,7 +143,10 @@ def _updates(
             rate = (step - marked) * trainer.recipe.batch_size / (time.perf_counter() - mark)
             rates += [rate] if marked else []  # the first stretch holds the warm-up
             if step in evaluate_at and validation is not None:
-                row |= {f"validation_{name}": value for name, value in trainer.evaluate(validation).items()}
+                scores = trainer.evaluate(
+                    validation, **_part(validation, evaluation_samples, step * evaluations // steps)
+                )
+                row |= {f"validation_{name}": value for name, value in scores.items()}
             row |= {"seconds": saver.seconds, "images_per_second": rate}
             if history:
                 history.append(row)
@@ -148,6 +163,12 @@ def _updates(
         if logs:
             mark, marked = time.perf_counter(), step
     return None, rates
+
+
+def _part(source: Source, samples: int | None, number: int) -> dict[str, int | None]:
+    """What an evaluation reads, the first of them being number 1."""
+    around = samples is not None and samples > len(source)
+    return {"samples": samples, "start": samples * (number - 1) if samples and around else None}
 
 
 class _Saver:

@@ -83,7 +83,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
         name=f"{images.name}, {name}",
         model=partial(models.create, name, weights=spec.weights, **arguments),
         train=images.train,
-        validation=images.validation,
+        validation=images.test if spec.watch_test else images.validation,
         test=images.test,
         shuffle=spec.shuffle,
         facts={

@@ -1,0 +1,111 @@
+"""`superconv reproduce`: lists, makes and judges the paper's experiments, and writes their page."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from superconv import cli, files
+from superconv.commands.common import console, executor_of
+from superconv.errors import UserError
+
+if TYPE_CHECKING:
+    from superconv.paper.arms import Experiment
+    from superconv.paper.scales import Scale
+    from superconv.specs import RunSpec
+    from superconv.studies.reproduce import Store
+    from superconv.studies.sweep import Outcome
+
+
+def reproduce(command: cli.Reproduce, line: str) -> None:
+    """`superconv reproduce`."""
+    from superconv.paper.experiments import chosen
+    from superconv.paper.scales import SCALES
+    from superconv.studies.reproduce import CLAIMS, Store
+    from superconv.studies.reproduce import reproduce as make
+
+    scale = SCALES[command.scale]
+    if command.seeds is not None:
+        scale = replace(scale, seeds=command.seeds)
+    store = Store(command.out / scale.name)
+    asked = chosen(scale, command.figures)
+    if command.list:
+        _print_list(scale, asked or chosen(scale, ("all",)), store)
+        return
+    if asked:
+        with executor_of(command.execution, command.machine.device) as executor:
+            left = make(
+                scale,
+                asked.values(),
+                store.folder,
+                command.runs / scale.name,
+                plan=command.machine.plan,
+                device=command.machine.device,
+                executor=executor,
+                minutes=command.minutes,
+                report=_report_run,
+            )
+        _print_claims(files.read_json(store.folder / CLAIMS), store)
+        if left:
+            console.print(f"{len(left)} runs are left: the same command goes on with them", highlight=False)
+    elif command.page is None:
+        raise UserError("name the experiments to reproduce, or all; superconv reproduce --list shows them")
+    if command.page is not None:
+        from superconv.report.reproduction import write_page
+
+        console.print(f"page: {write_page(command.out, command.page)}")
+
+
+def _print_list(scale: "Scale", shown: Mapping[str, "Experiment"], store: "Store") -> None:
+    from superconv.paper.arms import identity
+    from superconv.paper.experiments import LEFT_OUT
+    from superconv.paper.scales import total_minutes
+    from superconv.studies.reproduce import finished
+
+    table = Table("name", "what", "figure", box=None, title=f"scale {scale.name}: {scale.about}", title_justify="left")
+    for header in ("runs", "updates", "minutes", "done"):
+        table.add_column(header, justify="right")
+    distinct: dict[str, RunSpec] = {}
+    for name, experiment in shown.items():
+        runs = experiment.runs
+        distinct |= {identity(spec): spec for spec in runs}
+        updates = sum(spec.recipe.steps for spec in runs)
+        minutes = total_minutes(scale, runs)
+        numbers = (f"{len(runs)}", f"{updates:,}", f"{minutes:,.0f}", f"{finished(experiment, store)}/{len(runs)}")
+        table.add_row(name, experiment.title, experiment.figure, *(numbers if runs else ("–", "", "", "")))
+    done = sum(store.has(spec) for spec in distinct.values())
+    total = sum(spec.recipe.steps for spec in distinct.values())
+    whole = (f"{len(distinct)}", f"{total:,}", f"{total_minutes(scale, list(distinct.values())):,.0f}")
+    table.add_row("", "together, equal runs counted once", "", *whole, f"{done}/{len(distinct)}", style="bold")
+    Console().print(table)
+    for what, why in LEFT_OUT.items():
+        Console().print(f"left out: {what}: {why}", highlight=False, soft_wrap=True)
+
+
+def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
+    recipe = spec.recipe
+    if isinstance(outcome, dict):
+        accuracy = outcome.get("test_accuracy")
+        words = f"test {'diverged' if accuracy is None else f'{accuracy:.2%}'}  {outcome['seconds']:.0f} s"
+    else:
+        words = f"failed: {outcome.reason}"
+    what = f"{spec.task.model} {recipe.schedule} {recipe.steps} updates up to {recipe.max_lr:g}, seed {spec.seed}"
+    console.print(f"{what}  {words}", highlight=False, soft_wrap=True)
+
+
+def _print_claims(entries: list[dict[str, Any]], store: "Store") -> None:
+    counts = Counter(entry["verdict"] for entry in entries)
+    table = Table("claim", "paper", "author's log", "ours", "verdict", box=None)
+    for entry in entries:
+        if entry["verdict"] != "not run":
+            ours = entry["ours"]
+            interval = "" if ours["low"] is None else f" ({ours['low']:.3g} to {ours['high']:.3g})"
+            number = f"{ours['mean']:.3g} {ours['unit']}{interval}"
+            table.add_row(entry["statement"], entry["paper"], entry["author_log"], number, entry["verdict"])
+    if table.row_count:
+        Console().print(table)
+    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    console.print(f"claims: {words}; all in {store.folder}", highlight=False)

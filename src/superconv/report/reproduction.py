@@ -1,0 +1,195 @@
+"""The page of the reproduction, in Markdown, from the JSON under results/reproduction and the author's logs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from superconv import files
+from superconv.errors import UserError
+from superconv.paper import author
+from superconv.paper.arms import Arm, Experiment
+from superconv.paper.evidence import Evidence
+from superconv.paper.experiments import LEFT_OUT, experiments
+from superconv.paper.scales import PAPER, SCALES, Scale
+from superconv.report import reproduction_plots as plots
+from superconv.studies.intervals import mean_interval
+from superconv.studies.reproduce import CLAIMS, Store, evidence
+
+FIGURES = "figures/reproduction"
+ORDER = ("holds", "does not hold", "inconclusive", "not run")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What there is of a scale."""
+
+    scale: Scale
+    store: Store
+    evidence: Evidence
+    claims: Sequence[Mapping[str, Any]]
+
+
+def write_page(results: Path, page: Path) -> Path:
+    """Write the page and the figures beside it; the same results give the same page.
+
+    Args:
+        results: Folder with a folder of results for each scale that was run.
+        page: The Markdown file; figures go to `figures/reproduction` beside it.
+
+    Raises:
+        UserError: No scale has results.
+    """
+    made = [found for scale in SCALES.values() if (found := _made(scale, results / scale.name))]
+    if not made:
+        raise UserError(f"{results} holds no results: superconv reproduce all makes those of --scale cpu")
+    blocks = [_head(made, results, page), _claims(made)]
+    for name in experiments(PAPER):
+        blocks.append(_section(name, made, page))
+    left_out = [f"- {what}: {why}." for what, why in LEFT_OUT.items()]
+    blocks.append("\n".join(["## What of the paper is left out", "", *left_out]))
+    files.write_text(page, "\n\n".join(blocks) + "\n")
+    return page
+
+
+def marks(made: Sequence[tuple[str, str]]) -> str:
+    """The comment by which a test knows what a page was made from: scales and digests of their results."""
+    return "<!-- made from " + ", ".join(f"{scale} {digest}" for scale, digest in made) + " -->"
+
+
+def _made(scale: Scale, folder: Path) -> Made | None:
+    if not (folder / CLAIMS).exists():
+        return None
+    store = Store(folder)
+    return Made(scale, store, evidence(scale, store), files.read_json(folder / CLAIMS))
+
+
+def _head(made: Sequence[Made], results: Path, page: Path) -> str:
+    lines = [
+        "# Super-Convergence, reproduced",
+        "",
+        marks([(m.scale.name, m.store.digest) for m in made]),
+        "",
+        "Smith & Topin's experiments (arXiv 1708.07120), each as one command, drawn over the author's own logs, and a",
+        "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student),",
+        "lies on its side of the bound, does not hold where it lies on the other, and is inconclusive in between.",
+        "",
+        "```",
+        "superconv reproduce --list",
+        *(f"superconv reproduce all --scale {m.scale.name}" for m in made),
+        f"superconv reproduce --page {page.as_posix() if not page.is_absolute() else page.name}",
+        "```",
+        "",
+        "| scale | what | runs | training | machine, plan |",
+        "|---|---|---|---|---|",
+    ]
+    for m in made:
+        runs = [files.read_json(path) for path in sorted(m.store.folder.glob("[0-9a-f]" * 12 + ".json"))]
+        hours = sum(run["numbers"]["seconds"] or 0 for run in runs) / 3600
+        machines = "; ".join(sorted({f"{r['numbers']['machine']}, {_plan(r['numbers']['plan'])}" for r in runs})) or "–"
+        lines.append(f"| {m.scale.name} | {m.scale.about} | {len(runs)} | {hours:.1f} h | {machines} |")
+    return "\n".join([*lines, "", *_scales_words(made)])
+
+
+def _scales_words(made: Sequence[Made]) -> list[str]:
+    small = [m.scale for m in made if not m.scale.exact]
+    words = [
+        f"At scale {s.name} the main network is the author's ResNet-{s.main_depth} with batches of {s.batch_size}, on "
+        f"{s.headline.images:,} images (headline) or {s.rest.images:,}; rates are chosen on {s.held_out:,} training "
+        "images held out, and the test split is read once, at the end."
+        for s in small
+    ]
+    if len(small) < len(made):
+        words.append(
+            "At scale paper everything is as in the author's files, his use of the test split while training included."
+        )
+    return words
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    words = [plan["precision"], "channels-last" if plan["channels_last"] else "channels-first"]
+    return ", ".join([*words, *(["compiled"] if plan["compiled"] else [])])
+
+
+def _claims(made: Sequence[Made]) -> str:
+    lines = ["## The claims"]
+    for m in made:
+        counts = Counter(entry["verdict"] for entry in m.claims)
+        words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ORDER if counts[verdict])
+        lines += ["", f"Scale {m.scale.name}: {words}.", ""]
+        lines += ["| claim | paper | author's logs | ours (95 % interval) | verdict |", "|---|---|---|---|---|"]
+        for entry in m.claims:
+            verdict = f"**{entry['verdict']}**" if entry["ours"] else f"not run: {entry['why']}"
+            cells = (
+                entry["statement"],
+                entry["paper"] or "–",
+                entry["author_log"] or "–",
+                _ours(entry["ours"]),
+                verdict,
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ours(ours: Mapping[str, Any] | None) -> str:
+    if ours is None:
+        return "–"
+    signed = "+" if ours["unit"] == "points" else ""
+    numbers = [ours["mean"], ours["low"], ours["high"]]
+    mean, *ends = ("" if v is None else f"{v:{signed}.1f}" if signed else f"{v:.2f}" for v in numbers)
+    return f"{mean} {ours['unit']}" + (f" ({ends[0]} to {ends[1]})" if all(ends) else "")
+
+
+def _section(name: str, made: Sequence[Made], page: Path) -> str:
+    lines: list[str] = []
+    for m in made:
+        experiment = experiments(m.scale)[name]
+        if not lines:
+            lines += [f"## {experiment.title}", "", f"{experiment.figure}. `superconv reproduce {name}`"]
+        results = m.evidence.results.get(name, {})
+        present = {key: runs for key, runs in results.items() if runs}
+        if not present:
+            reason = m.evidence.reasons.get(name, "not made yet").rstrip(".")
+            lines += ["", f"Scale {m.scale.name}: not run ({reason})."]
+        elif experiment.note:
+            lines += ["", experiment.note]
+        shown = {key: arm for key, arm in experiment.arms.items() if key in present or arm.log}
+        figure = plots.draw(replace(experiment, arms=shown), present, _cycles(experiment, m.scale))
+        if figure is not None and (present or len(made) == 1):
+            path = page.parent / FIGURES / f"{m.scale.name}-{name}.png"
+            plots.save(figure, path, m.store.digest)
+            link = Path(relpath(path, page.parent)).as_posix()
+            lines += ["", f"![{experiment.title}, scale {m.scale.name}]({link})"]
+        if present:
+            lines += ["", *_table(experiment, present)]
+    return "\n".join(lines)
+
+
+def _table(experiment: Experiment, present: plots.Results) -> list[str]:
+    lines = ["| | the author's | ours | seeds |", "|---|---|---|---|"]
+    if experiment.kind != "training":
+        return []
+    for key, arm in experiment.arms.items():
+        runs = present.get(key, {})
+        ours = "–"
+        if runs:
+            mean, low, high = mean_interval([run.test for run in runs.values()])
+            ours = f"{100 * mean:.2f} %" + (f" ({100 * low:.2f} to {100 * high:.2f})" if low and high else "")
+            diverged = sum(run.stopped == "diverged" for run in runs.values())
+            ours += f", {diverged} diverged" if diverged else ""
+        lines.append(f"| {arm.name} | {_theirs(arm)} | {ours} | {len(runs)} |")
+    return lines
+
+
+def _theirs(arm: Arm) -> str:
+    value = author.log(arm.log).final if arm.log else arm.paper
+    return "–" if value is None else f"{100 * value:.2f} % ({arm.log or 'paper'})"
+
+
+def _cycles(experiment: Experiment, scale: Scale) -> dict[str, int]:
+    """Updates of one cycle on the images of each arm, by which its curve is laid over the author's."""
+    by_images = {length.images: length.cycle for length in (*scale.sizes, scale.headline, scale.rest)}
+    whole = scale.headline.cycle
+    return {key: by_images.get(arm.specs[0].task.train_samples or 0, whole) for key, arm in experiment.arms.items()}
