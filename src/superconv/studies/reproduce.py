@@ -168,9 +168,8 @@ def reproduce(
     arms = [(arm, range(experiment.seeds)) for experiment in asked for arm in experiment.arms.values()]
     try:
         left = make(spec for arm, seeds in arms for spec in _first(arm, seeds))
-        return left + make(
-            spec for arm, seeds in arms if (best := best_of(arm, store)) for spec in _seeded(best, seeds)
-        )
+        further = make(spec for arm, seeds in arms if (best := best_of(arm, store)) for spec in _seeded(best, seeds))
+        return left + [spec for spec in further if spec not in left]
     finally:
         files.write_json(folder / CLAIMS, claims.judge(scale, evidence(scale, store)))
 
