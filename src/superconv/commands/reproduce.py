@@ -89,7 +89,8 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
     recipe = spec.recipe
     if isinstance(outcome, dict):
         accuracy = outcome.get("test_accuracy")
-        words = f"test {'diverged' if accuracy is None else f'{accuracy:.2%}'}  {outcome['seconds']:.0f} s"
+        score = "diverged" if accuracy is None else f"test {accuracy:.2%}"
+        words = f"{score if spec.kind == 'training' else 'done'}  {outcome['seconds']:.0f} s"
     else:
         words = f"failed: {outcome.reason}"
     what = f"{spec.task.model} {recipe.schedule} {recipe.steps} updates up to {recipe.max_lr:g}, seed {spec.seed}"
