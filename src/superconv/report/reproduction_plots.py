@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from superconv import files
 from superconv.paper import author
@@ -39,13 +40,13 @@ def draw(experiment: Experiment, results: Results, cycles: Mapping[str, int] | N
         return None
     height = 3.4 + 0.22 * len(drawn)
     if experiment.kind == "training":
-        figure = Figure(figsize=(9.6, height), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        has_curves = any(results.get(key) or arm.log for key, arm in drawn.items())
-        if has_curves:
+        if any(results.get(key) or arm.log for key, arm in drawn.items()):
+            figure = Figure(figsize=(9.6, height), layout="constrained")
+            left, right = figure.subplots(1, 2, width_ratios=(3, 2))
             _training(left, drawn, results, cycles or {})
         else:
-            left.set_visible(False)
+            figure = Figure(figsize=(7.6, height), layout="constrained")
+            right = figure.subplots()
         _finals(right, drawn, results)
     else:
         if experiment.kind == "range_test" and not any(results.get(key) or arm.log for key, arm in drawn.items()):
@@ -100,7 +101,8 @@ def _finals(ax: Axes, arms: Mapping[str, Arm], results: Results) -> None:
     ax.set_yticks([-i for i in range(len(arms))], [arm.name for arm in arms.values()])
     ax.set_ylim(-len(arms) + 0.4, 0.6)
     ax.set_xlabel("final test accuracy (%)")
-    ax.xaxis.set_major_formatter(formatter())
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter("{x:.4g}")
     ax.margins(x=0.08)
     handles = [Line2D([], [], marker="o", ms=7, color=GREY, ls="-", label="ours, 95 % interval")] if results else []
     if any(arm.log or arm.paper for arm in arms.values()):
