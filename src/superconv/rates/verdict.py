@@ -239,7 +239,7 @@ def _reason(found: _Plateau | None, verdict: str, label: str) -> str:
             f"The {label} has too few points or never rose clearly above where it began, so the sweep says nothing "
             "about rates: check data and model, sweep other rates, or take more steps."
         )
-    begin, end, width = f"{found.lr_min:.2g}", f"{found.lr_end:.2g}", f"{found.width:.2g}"
+    begin, end, width = f"{found.lr_min:.2g}", f"{found.lr_end:.2g}", f"{float(f'{found.width:.2g}'):g}"
     if found.lr_edge is not None:
         edge = f"The {label} is on its plateau from a rate of {begin} and has fallen at {found.lr_edge:.2g}"
         if verdict == "likely":
