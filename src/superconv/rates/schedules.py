@@ -5,6 +5,7 @@ reached at N−1 and held from then on, a peak is hit on a step, and phases end 
 their arguments and return a closure.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import cos, isfinite, pi
@@ -134,7 +135,7 @@ def piecewise_constant(lr: float, boundaries: Sequence[int], *, gamma: float = 0
     marks = list(boundaries)
     if any(b <= a for a, b in pairwise([0, *marks])):
         raise ValueError(f"boundaries must be rising updates above 0, not {marks}")
-    return lambda t: lr * gamma ** sum(t >= mark for mark in marks)
+    return lambda t: lr * gamma ** bisect_right(marks, t)
 
 
 def cosine(total_steps: int, max_lr: float, *, final_lr: float = 0.0, warmup_steps: int = 0) -> Schedule:
@@ -182,7 +183,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
         raise ValueError(f"{len(schedules)} schedules need {len(schedules) - 1} rising boundaries above 0")
 
     def schedule(t: int) -> float:
-        i = sum(t >= start for start in boundaries)
+        i = bisect_right(boundaries, t)
         return schedules[i](t - starts[i])
 
     return schedule
@@ -198,7 +199,7 @@ def _through(times: Sequence[int], values: Sequence[float], anneal: Anneal) -> S
         raise ValueError(f"anneal must be linear or cosine, not {anneal!r}")
 
     def schedule(t: int) -> float:
-        i = sum(t >= time for time in times) - 1
+        i = bisect_right(times, t) - 1
         if i < 0 or i >= len(times) - 1 or t == times[i]:
             return values[max(i, 0)]
         x = (t - times[i]) / (times[i + 1] - times[i])

@@ -41,18 +41,14 @@ def _loss(criterion: Callable[[Tensor, Tensor], Tensor], output: Tensor, target:
     return criterion(output, target)
 
 
-def _backward(fabric: Fabric, loss: Tensor) -> None:
-    fabric.backward(loss)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stages:
     """What one update is made of; replace a stage to train differently with the same loop.
 
     `predict(model, inputs) -> output`, `loss(criterion, output, target) -> mean loss` and
-    `backward(fabric, loss)`; the step is the optimizers' own.
+    `backward(fabric, loss)`, which is `Fabric.backward` where none is given; the step is the optimizers' own.
     """
 
     predict: Callable[[nn.Module, Tensor], Tensor] = _predict
     loss: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], Tensor] = _loss
-    backward: Callable[[Fabric, Tensor], None] = _backward
+    backward: Callable[[Fabric, Tensor], None] | None = None
