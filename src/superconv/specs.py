@@ -103,7 +103,7 @@ class Choices:
     steps: int | None = None
     """Length of the training in updates."""
     minutes: float | None = None
-    """Length of sweeps and training together, in minutes, by the speed seen in the sweeps."""
+    """Length of sweeps and training together, in minutes, by the speed seen in the sweeps; the plan's search counts."""
     batch_size: int | None = None
     """Samples per update; none takes about a fortieth of the data, 32 to 256, fewer where --epochs are few."""
     max_lr: float | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from superconv.studies.sweep import Executor
     from superconv.training.hooks import Hook
     from superconv.training.plan import ExecutionPlan
+    from superconv.training.plan_search import PlanSearch
     from superconv.training.task import Task
 
 console = Console(stderr=True)
@@ -34,9 +35,12 @@ def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPla
     """The plan that `--plan` names, or what a search finds; a search that paid is announced."""
     from superconv.studies.runner import plan_for
 
-    return plan_for(
-        task, recipe, device=asked.device, words=asked.plan, report=lambda found: say(f"plan: {found.reason}")
-    )
+    return plan_for(task, recipe, device=asked.device, words=asked.plan, report=announce_plan)
+
+
+def announce_plan(found: "PlanSearch") -> None:
+    """Say which plan a search found, and why."""
+    say(f"plan: {found.reason}")
 
 
 def executor_of(asked: cli.Execution, device: str) -> AbstractContextManager["Executor"]:

@@ -1,6 +1,7 @@
 """Commands that train one network: fit, range-test, train, estimate."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import cli
-from superconv.commands.common import console, folder_of, options_of, plan_of, print_verdict, say
+from superconv.commands.common import announce_plan, console, folder_of, options_of, plan_of, print_verdict, say
 
 if TYPE_CHECKING:
     from superconv.studies.runner import Numbers
@@ -31,12 +32,16 @@ def fit(command: cli.Fit, line: str) -> None:
     with folder_of(command.running, plan, command.task.data, settled) as folder:
         for note in task.facts["notes"]:
             say(f"note: {note}")
+        choices, began = command.choices, time.perf_counter()
+        plan = stored_plan(folder) or plan_of(command.machine, task, outline(task, choices))
+        if choices.minutes is not None:
+            choices = dataclasses.replace(choices, minutes=choices.minutes - (time.perf_counter() - began) / 60)
         numbers = fit_task(
             task,
             folder,
-            command.choices,
+            choices,
             final_task=final,
-            plan=stored_plan(folder) or plan_of(command.machine, task, outline(task, command.choices)),
+            plan=plan,
             seed=command.running.seed,
             about={"task": spec, "command": line},
             on_found=_announce,
@@ -106,7 +111,7 @@ def train(command: cli.Train, line: str) -> None:
     with folder_of(command.running, plan, command.task.data, spec.plain()) as folder:
         options = options_of(command.running, folder)
         options.pop("evaluations")
-        _conclude(run(spec, folder, about={"command": line}, **options), folder)
+        _conclude(run(spec, folder, about={"command": line}, on_plan=announce_plan, **options), folder)
 
 
 def estimate(command: cli.Estimate, line: str) -> None:

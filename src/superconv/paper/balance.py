@@ -16,7 +16,7 @@ LOGS = {"Adam": "lr35AdamFig9", "Adagrad": "lr35AdaGradFig9", "Adadelta": "lr35A
 
 def adaptive(scale: Scale) -> Experiment:
     """Adaptive optimizers, and Nesterov's momentum, with and without the cycle."""
-    images, steps, longer = scale.rest.images, scale.rest.cycle, scale.adaptive_steps
+    images, steps, longer = scale.rest.images, scale.side, scale.adaptive_steps
     arms = {"cycle": _base(scale)}
     for name in ADAPTIVE:
         decay = {"weight_decay": 0.01} if name == "AdamW" else {}
@@ -76,7 +76,7 @@ def weight_decay(scale: Scale) -> Experiment:
 
 def dropout(scale: Scale) -> Experiment:
     """Dropout under one cycle; its range test is an experiment of its own."""
-    spec = scale.run(scale.cycle(scale.rest.cycle), images=scale.rest.images, model_args=(("dropout", 0.2),))
+    spec = scale.run(scale.cycle(scale.side), images=scale.rest.images, model_args=(("dropout", 0.2),))
     return Experiment(
         name="dropout",
         title="Dropout under one cycle",
@@ -91,4 +91,4 @@ def _base(scale: Scale) -> Arm:
 
 
 def _specs(scale: Scale, **fields: Any) -> tuple[Any, ...]:
-    return (scale.run(scale.cycle(scale.rest.cycle, **fields), images=scale.rest.images),)
+    return (scale.run(scale.cycle(scale.side, **fields), images=scale.rest.images),)

@@ -71,7 +71,7 @@ def max_rate(scale: Scale) -> Experiment:
     """Peaks of the cycle."""
     arms: dict[str, Arm] = {}
     for rate in scale.max_lrs:
-        spec = scale.run(scale.cycle(scale.rest.cycle, rate), images=scale.rest.images)
+        spec = scale.run(scale.cycle(scale.side, rate), images=scale.rest.images)
         log = "clr3SS5kFig1a" if rate == 3.0 and scale.exact else None
         arms[f"peak{rate:g}"] = Arm(name=f"up to {rate:g}", specs=(spec,), log=log)
     return Experiment(
@@ -125,7 +125,7 @@ def batch(scale: Scale) -> Experiment:
     """Batch sizes at the same number of updates."""
     arms: dict[str, Arm] = {}
     for size in scale.batch_sizes:
-        spec = scale.run(scale.cycle(scale.rest.cycle, batch_size=size), images=scale.rest.images)
+        spec = scale.run(scale.cycle(scale.side, batch_size=size), images=scale.rest.images)
         log = "clr3SS5kFig1a" if scale.exact and size == 1000 else None
         arms[f"batch{size}"] = Arm(name=f"batches of {size:,}", specs=(spec,), log=log)
     return Experiment(

@@ -50,6 +50,8 @@ class Scale:
     """Of the training set, large to small (Table 1)."""
     lengths: tuple[int, ...]
     """Of the cycle (Figure 1b), short to long."""
+    side: int
+    """Updates of cycles that are compared with one another alone, so that none need saturate."""
     max_lrs: tuple[float, ...]
     batch_sizes: tuple[int, ...]
     ranges: tuple[int, ...]
@@ -159,40 +161,39 @@ class Scale:
 
 CPU = Scale(
     name="cpu",
-    about="two cores with bf16 instructions, 4 hours in parts of less than 30 minutes",
-    batch_size=250,
+    about="two cores without bf16 instructions, 4 hours in parts of less than 30 minutes",
+    held_out=1000,
+    batch_size=125,
     main_depth=8,
-    depths=(8, 20),
-    headline=Length(images=10_000, cycle=1600, piecewise=6400),
-    rest=Length(images=5_000, cycle=800, piecewise=3200),
-    sizes=(Length(images=10_000, cycle=1600, piecewise=6400), Length(images=5_000, cycle=800, piecewise=3200)),
+    depths=(8, 14),
+    headline=Length(images=2000, cycle=800, piecewise=3200),
+    rest=Length(images=2000, cycle=800, piecewise=1600),
+    sizes=(Length(images=2000, cycle=800, piecewise=1600), Length(images=500, cycle=800, piecewise=1600)),
     lengths=(200, 400, 800, 1600),
+    side=400,
     max_lrs=(1.0, 3.0, 3.5),
-    batch_sizes=(125, 250, 500),
-    ranges=(200, 800, 1200),
-    readings=30,
-    block_depth=20,
-    block_steps=400,
+    batch_sizes=(62, 125, 250),
+    ranges=(200, 400, 800),
+    readings=20,
+    block_depth=11,
+    block_steps=200,
     wide="wrn8",
     wide_steps=(400, 1200),
-    dense="densenet22",
+    dense="densenet13",
     dense_trains=False,
     small_batch=125,
-    mnist_epochs=(3, 6, 12, 20),
-    adaptive_steps=800,
-    paces={  # measured with bf16 and channels-last, the last five estimated from their multiplications
-        "resnet8-author": 4100,
-        "resnet14-author": 2360,
-        "resnet20-author": 1750,
-        "resnet56-author": 590,
-        "lenet": 18_000,
-        "wrn32": 250,
-        "densenet40": 66,
-        "densenet22": 475,
-        "wrn8": 1250,
-        "cifar10-full": 6000,
-        "bottleneck20-author": 1000,
-        "resnext20-author": 600,
+    mnist_epochs=(1, 2, 4, 8),
+    adaptive_steps=400,
+    paces={  # measured: AVX2, fp32, channels-last, two processes of one thread together
+        "resnet8-author": 2050,
+        "resnet14-author": 780,
+        "resnet20-author": 550,
+        "lenet": 6800,
+        "wrn8": 1530,
+        "densenet13": 600,
+        "cifar10-full": 1560,
+        "bottleneck11-author": 740,
+        "resnext11-author": 630,
     },
 )
 
@@ -206,6 +207,7 @@ GPU = Scale(
     rest=Length(images=10_000, cycle=600, piecewise=2400),
     sizes=(Length(images=50_000, cycle=1500, piecewise=6000), Length(images=10_000, cycle=600, piecewise=2400)),
     lengths=(150, 300, 600, 1200),
+    side=600,
     max_lrs=(1.0, 2.0, 3.0, 3.5),
     batch_sizes=(125, 250, 500, 1000),
     ranges=(150, 600, 1200),
@@ -244,6 +246,7 @@ PAPER = Scale(
     rest=Length(images=50_000, cycle=10_000, piecewise=80_000),
     sizes=tuple(Length(images=n, cycle=10_000, piecewise=80_000) for n in (50_000, 40_000, 30_000, 20_000, 10_000)),
     lengths=(2000, 4000, 6000, 8000, 10_000, 15_000, 20_000),
+    side=10_000,
     max_lrs=(1.0, 1.5, 2.0, 2.5, 3.0, 3.5),
     batch_sizes=(256, 512, 1000, 1536),
     ranges=(5000, 20_000, 100_000),

@@ -14,7 +14,8 @@ FIRST_UPDATES = 300  # of 10,000, in Figure 5a
 def figure_2a(scale: Scale) -> Experiment:
     """The usual peak."""
     steps = max(400, scale.ranges[0])
-    recipe = scale.range_test(steps, 0.02, batch_size=100, weight_decay=3e-3)
+    top = 0.02 if scale.exact else 0.05  # a short sweep peaks later
+    recipe = scale.range_test(steps, top, batch_size=100, weight_decay=3e-3)
     return Experiment(
         name="fig2a",
         title="The usual range test: a shallow network peaks",
@@ -127,7 +128,7 @@ def figure_5(scale: Scale) -> Experiment:
     """The rate that curvature allows."""
     rise = {"schedule": "triangular", "base_lr": 0.1, "warmup": 1.0}
     last = 0.1 + 2.9 * FIRST_UPDATES / 5000  # where the author's cycle is by then
-    long = scale.rest.cycle
+    long = scale.side
     first = scale.recipe(steps=FIRST_UPDATES, max_lr=last, **rise)
     shallow = scale.recipe(steps=FIRST_UPDATES, max_lr=0.001, schedule="constant", batch_size=100, weight_decay=3e-3)
     whole, constant = scale.cycle(long), scale.recipe(steps=long, max_lr=0.35, schedule="constant")

@@ -27,13 +27,21 @@ RECALIBRATED = 4  # batches before each reading of a range test: running statist
 Numbers = dict[str, Any]
 
 
-def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, **options: Any) -> Numbers:
+def run(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    on_plan: Callable[[PlanSearch], None] | None = None,
+    **options: Any,
+) -> Numbers:
     """Make the run of a spec in a folder, go on with it, or only read it if it is finished there.
 
     Args:
         spec: What to run.
         folder: The run's folder; one that holds another spec's run is refused.
         about: Added to `run.json`.
+        on_plan: Told of the search of an execution plan, where one paid.
         options: Further arguments of `run_task`.
 
     Returns:
@@ -49,7 +57,7 @@ def run(spec: RunSpec, folder: Path, *, about: Mapping[str, Any] | None = None, 
     if writes():
         files.write_json(stored, spec.plain())
     task = image_task(spec.task)
-    plan = stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan)
+    plan = stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan, report=on_plan)
     about = {"spec_hash": spec.hash, "task": spec.plain()["task"], **(about or {})}
     if spec.kind == "range_test":
         return _range_test(task, spec, folder, plan=plan, about=about)
@@ -88,7 +96,7 @@ def run_task(
 
     `about` is added to `run.json`; `options` go to `train`.
     """
-    if (folder / "run.json").exists():
+    if _finished(folder, plan):
         return dict(files.read_json(folder / "run.json"))
     if writes():
         files.write_text(folder / "recipe.yaml", recipe.to_yaml())
@@ -177,9 +185,15 @@ def stored_plan(folder: Path) -> ExecutionPlan | None:
     return files.checked(ExecutionPlan, files.read_json(path), source=path) if path.exists() else None
 
 
+def _finished(folder: Path, plan: ExecutionPlan) -> bool:
+    """Whether process 0 sees a finished run; the others must not look while it writes."""
+    finished = (folder / "run.json").exists()
+    return bool(plan.fabric().broadcast(finished)) if "WORLD_SIZE" in os.environ else finished
+
+
 def _range_test(task: Task, spec: RunSpec, folder: Path, *, plan: ExecutionPlan, about: Mapping[str, Any]) -> Numbers:
     """Make the range test of a spec in its folder, or read it; its numbers hold the curve."""
-    if (folder / "run.json").exists():
+    if _finished(folder, plan):
         return dict(files.read_json(folder / "run.json"))
     recipe, start = spec.recipe, spec.recipe.base_lr
     search = search_rates(
