@@ -31,6 +31,7 @@ TOY = replace(
     headline=Length(images=200, cycle=24, piecewise=48),
     rest=Length(images=100, cycle=20, piecewise=40),
     sizes=(Length(images=200, cycle=24, piecewise=48), Length(images=100, cycle=20, piecewise=40)),
+    side=20,
     ranges=(12, 16, 20),
     readings=5,
     seeds=2,

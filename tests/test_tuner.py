@@ -1,7 +1,7 @@
 """Short cycles, and the recipe that follows from them."""
 
 from dataclasses import replace
-from math import exp
+from math import exp, log
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from superconv.data.source import TensorSource
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
-from superconv.studies.probes import FARTHEST, search_peak
+from superconv.studies import probes
+from superconv.studies.probes import FARTHEST, Probe, search_peak
 from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
@@ -46,7 +47,7 @@ def recipe(**fields) -> Recipe:
 
 @pytest.mark.parametrize("start", [0.001, 1.0, 100.0])
 def test_the_peak_is_found_from_any_first_guess(start):
-    found = search_peak(quadratic(), recipe(), start=start, steps=40, updates=1000, plan=PLAN)
+    found = search_peak(quadratic(), recipe(), start=start, updates=1000, plan=PLAN)
     losses = [probe.loss for probe in found.probes if probe.loss is not None]
     best = min((p for p in found.probes if p.loss is not None), key=lambda p: p.loss)
     assert 0.1 < best.max_lr < 10
@@ -55,29 +56,48 @@ def test_the_peak_is_found_from_any_first_guess(start):
 
 
 def test_a_probe_that_breaks_down_is_a_result_and_cheap():
-    found = search_peak(quadratic(scale=10.0), recipe(), start=100.0, steps=40, updates=1000, plan=PLAN)
+    found = search_peak(quadratic(scale=10.0), recipe(), start=100.0, updates=1000, plan=PLAN)
     broken = [probe for probe in found.probes if probe.loss is None]
     assert broken
-    assert all(probe.steps <= 16 for probe in broken)
+    assert all(probe.steps < probe.length for probe in broken)
     assert found.max_lr is not None
     assert "broke down" in found.reason
 
 
 def test_probes_are_deterministic_and_cost_what_they_say():
-    options = {"start": 0.5, "steps": 30, "updates": 200, "plan": PLAN, "seed": 3}
+    options = {"start": 0.5, "updates": 200, "plan": PLAN, "seed": 3}
     first, second = (search_peak(quadratic(), recipe(), **options) for _ in range(2))
     assert first == second
     assert first.updates == sum(probe.steps for probe in first.probes) <= 200
 
 
-def test_a_longer_run_gets_a_larger_peak_while_much_is_left_to_learn():
-    slow = replace(quadratic(), loss=lambda output, target: 1 + 0.01 * F.mse_loss(output, target))
-    options = {"start": 10.0, "steps": 30, "updates": 300, "plan": PLAN}
-    short, long = (search_peak(slow, recipe(steps=n), **options) for n in (30, 3000))
-    assert short.probes == long.probes
-    assert long.max_lr == pytest.approx(FARTHEST * short.max_lr)
-    adaptive = search_peak(slow, recipe(steps=3000, optimizer="AdamW"), start=0.1, steps=30, updates=300, plan=PLAN)
-    assert "times that" not in adaptive.reason
+@pytest.mark.parametrize(
+    ("left", "power", "optimizer", "low", "high"),
+    [
+        (0.9, 0.5, "SGD", 2.0, FARTHEST),  # little learned: the best peak grows on
+        (0.9, 2.0, "SGD", 2.0, FARTHEST),  # but no faster than is usual
+        (0.05, 0.5, "SGD", 0.4, 1.0),  # all but learned: growth is not believed
+        (0.05, 0.0, "SGD", 0.5, 1.0),
+        (0.05, -0.5, "SGD", 0.4, 0.6),  # longer cycles want less, and so does the run
+        (0.9, 0.0, "AdamW", 0.3, 0.8),
+        (0.9, -0.8, "AdamW", 0.2, 0.3),
+    ],
+)
+def test_what_the_best_peak_does_between_two_lengths_is_carried_on(monkeypatch, left, power, optimizer, low, high):
+    """Probes whose loss is a parabola about 0.1 · (length / 20) ** power."""
+
+    def probe(task, tried, *, first_loss, **options):
+        first_loss[0] = 1.0
+        off = log(tried.max_lr / 0.1 / (tried.steps / 20) ** power)
+        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=left * (1 + 0.3 * off**2))
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    found = search_peak(quadratic(), recipe(steps=500, optimizer=optimizer), start=0.1, updates=180, plan=PLAN)
+    longest = max(probe.length for probe in found.probes)
+    assert 30 < longest < 60
+    assert found.updates <= 180
+    at_longest = 0.1 * (longest / 20) ** power
+    assert low <= found.max_lr / at_longest <= high * 1.0001
 
 
 def test_a_network_that_nothing_trains_is_said_in_one_line():

@@ -49,7 +49,7 @@ def experiments(scale: Scale) -> dict[str, Experiment]:
 
 
 def chosen(scale: Scale, names: tuple[str, ...]) -> dict[str, Experiment]:
-    """The experiments of these names; `all` is all of them.
+    """The experiments of these names, in their order; `all` is all of them.
 
     Raises:
         UserError: There is none of a name.
@@ -57,4 +57,4 @@ def chosen(scale: Scale, names: tuple[str, ...]) -> dict[str, Experiment]:
     every = experiments(scale)
     if unknown := [name for name in names if name not in (*every, "all")]:
         raise UserError(f"there is no experiment {unknown[0]!r}; there are {', '.join(every)}, or all")
-    return every if "all" in names else {name: every[name] for name in every if name in names}
+    return every if "all" in names else {name: every[name] for name in names}

@@ -97,7 +97,7 @@ def _scales_words(made: Sequence[Made]) -> list[str]:
     small = [m.scale for m in made if not m.scale.exact]
     words = [
         f"At scale {s.name} the main network is the author's ResNet-{s.main_depth} with batches of {s.batch_size}, on "
-        f"{s.headline.images:,} images (headline) or {s.rest.images:,}; rates are chosen on {s.held_out:,} training "
+        f"{_images(s)} images; rates are chosen on {s.held_out:,} training "
         "images held out, and the test split is read once, at the end."
         for s in small
     ]
@@ -186,6 +186,11 @@ def _table(experiment: Experiment, present: plots.Results) -> list[str]:
 def _theirs(arm: Arm) -> str:
     value = author.log(arm.log).final if arm.log else arm.paper
     return "–" if value is None else f"{100 * value:.2f} % ({arm.log or 'paper'})"
+
+
+def _images(scale: Scale) -> str:
+    headline, rest = f"{scale.headline.images:,}", f"{scale.rest.images:,}"
+    return headline if headline == rest else f"{headline} (headline) or {rest}"
 
 
 def _cycles(experiment: Experiment, scale: Scale) -> dict[str, int]:

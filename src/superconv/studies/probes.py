@@ -1,14 +1,15 @@
 """Which peak a run of a given length wants, from short cycles under several peaks.
 
-A range test says what rates a network bears for a moment. How large a peak pays depends on how long the cycle is:
-short runs want less (ResNet-20 on CIFAR-10, batch 256: 0.1 for 40 updates, 0.35 for 220). So a few short cycles are
-trained to their end, all from the same weights through the same batches, and the best peak is carried over to the
-whole length.
+A range test says what rates a network bears for a moment. How large a peak pays depends on how long the cycle is: a
+ResNet-20 on CIFAR-10 (batch 256) wants 0.1 for 40 updates and 0.35 for 220, a recurrent network on digits 0.26 for 20
+and 0.09 for 485. So a few short cycles are trained to their end, all from the same weights through the same batches,
+then a few longer ones about the best of them, and what the best peak did between the two lengths is carried on to the
+whole, with caution.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf, isfinite, log
 
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
@@ -18,14 +19,20 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 FACTOR = 3.0  # between two peaks that are tried: a parabola through three then finds the best within a tenth or so
-MOST = 12  # probes, however bad the first guess
+MOST = 12  # probes of a length, however bad the first guess
+LEAST, SHARE = 20, 1 / 16  # updates of a short probe: at least, and of those that the search may take
+FIRST = 0.45  # of the updates at most go into short probes
+LONGER = 1.5  # times a short probe, at least, is a longer one
 VALIDATION_SAMPLES = 1000
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 BROKEN = 4.0  # times its first loss, at which a probe is given up
-REACH = 0.7  # exponent with which the best peak grows with the length, while nothing is learned yet
-FARTHEST = 4.0  # times the probes' best peak, at most
-HEAVY_BALL = ("SGD", "ASGD", "CaffeSGD")  # whose steps grow with the gradient; others' are of the rate's size
+GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
+ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls, where nothing else is known
+STEEPEST = 1.0  # power that two lengths of probes can speak for
+CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
+FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
 AT_THE_EDGE = 2.0  # the same, where the next larger peak broke down
+HEAVY_BALL = ("SGD", "ASGD", "CaffeSGD")  # whose steps grow with the gradient; others' are of the rate's size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +40,10 @@ class Probe:
     """A short cycle up to `max_lr`, trained to its end."""
 
     max_lr: float
+    length: int
+    """Updates of the cycle."""
     steps: int
-    """Updates that happened: fewer than planned where it broke down."""
+    """Updates that happened: fewer where it broke down."""
     loss: float | None
     """Of the validation split, or of the last training batches where there is none; none where it broke down."""
 
@@ -54,78 +63,141 @@ class PeakSearch:
         return sum(probe.steps for probe in self.probes)
 
 
+@dataclass(frozen=True)
+class _Bracket:
+    """Probes of one length by rising peak, neighbours `FACTOR` apart."""
+
+    probes: tuple[Probe, ...]
+
+    @property
+    def best(self) -> int | None:
+        """The place of the lowest loss; none where all broke down."""
+        losses = [_loss(probe) for probe in self.probes]
+        return min(range(len(losses)), key=losses.__getitem__) if isfinite(min(losses)) else None
+
+    @property
+    def updates(self) -> int:
+        return sum(probe.steps for probe in self.probes)
+
+    @property
+    def edge(self) -> bool:
+        """Whether the peak next above the best broke down."""
+        above = self.probes[(self.best or 0) + 1 :]
+        return bool(above) and above[0].loss is None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the best lies between two others."""
+        return self.best is not None and 0 < self.best < len(self.probes) - 1
+
+    @property
+    def peak(self) -> float:
+        """Where the parabola through the best and its neighbours is lowest; the best itself if a neighbour lacks."""
+        best = self.best or 0
+        if not self.closed:
+            return self.probes[best].max_lr
+        below, lowest, above = map(_loss, self.probes[best - 1 : best + 2])
+        curvature = below + above - 2 * lowest
+        shift = (below - above) / (2 * curvature) if isfinite(curvature) and curvature > 0 else 0.0
+        return float(self.probes[best].max_lr * FACTOR**shift)
+
+    @property
+    def sharpness(self) -> float:
+        """Of the valley about the best: by how much its neighbours are worse, as logarithms; 0 where one lacks."""
+        if not self.closed:
+            return 0.0
+        below, lowest, above = map(_loss, self.probes[(self.best or 0) - 1 : (self.best or 0) + 2])
+        worse = [log(loss / lowest) for loss in (below, above) if isfinite(loss)] if lowest > 0 else []
+        return 2 * sum(worse) / len(worse) if worse else 0.0
+
+    def __str__(self) -> str:
+        tried = ", ".join(f"{p.max_lr:.2g}: {'broke down' if p.loss is None else f'{p.loss:.3g}'}" for p in self.probes)
+        return f"{self.peak:.2g} is best of cycles of {self.probes[0].length} updates (loss after each peak: {tried})"
+
+
 def search_peak(
     task: Task,
     recipe: Recipe,
     *,
     start: float,
-    steps: int,
     updates: int,
     plan: ExecutionPlan,
     seed: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> PeakSearch:
-    """Find the peak for a recipe's whole length from probes of `steps` updates.
+    """Find the peak for a recipe's whole length.
 
     Args:
         task: What is trained.
         recipe: All but the peak.
         start: First peak to try.
-        steps: Length of a probe.
         updates: What all probes may cost; a bracket that is not closed then counts as it is.
         plan: Where it runs.
         seed: Of weights, order and augmentation, the same for every probe.
         hooks: Look on.
     """
-    known: dict[int, Probe] = {}
     first_loss = [inf]
 
-    def loss(k: int) -> float:
-        if k not in known:
-            tried = replace(recipe, steps=steps, max_lr=start * FACTOR**k, base_lr=None, final_lr=None)
-            known[k] = _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
-        found = known[k].loss
-        return inf if found is None else found
+    def bracket(start: float, length: int, updates: float) -> _Bracket:
+        def probe(k: int) -> Probe:
+            tried = replace(recipe, steps=length, max_lr=start * FACTOR**k, base_lr=None, final_lr=None)
+            return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
-    def affordable() -> bool:
-        return len(known) < MOST and sum(p.steps for p in known.values()) + steps <= updates
+        return _bracket(probe, length, updates)
+
+    length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
+    short = bracket(start, length, max(FIRST * updates, 3 * length))
+    if short.best is None:
+        return PeakSearch(max_lr=None, probes=short.probes, reason=f"every probe of {length} updates broke down")
+    longer = min(recipe.steps, (updates - short.updates) // 3)
+    long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
+    return _carried(short, long if long and long.best is not None else None, recipe, first_loss[0])
+
+
+def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bracket:
+    """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made."""
+    known = {0: probe(0)}
+
+    def loss(k: int) -> float:
+        return _loss(known[k])
 
     best = 0
-    loss(0)
-    while affordable():
+    while len(known) < MOST and sum(p.steps for p in known.values()) + length <= updates:
         around = (best - 1, best + 1) if isfinite(loss(best)) else (min(known) - 1,)
         missing = [k for k in around if k not in known]
         if not missing:
             break
-        loss(missing[0])
+        known[missing[0]] = probe(missing[0])
         best = min(known, key=loss)
-    probes = tuple(known[k] for k in sorted(known))
-    if not isfinite(loss(best)):
-        return PeakSearch(max_lr=None, probes=probes, reason=f"every probe of {steps} updates broke down")
-    return _carried(known, best, loss, recipe, steps, first_loss[0])
+    return _Bracket(tuple(known[k] for k in sorted(known)))
 
 
-def _carried(
-    known: dict[int, Probe], best: int, loss: Callable[[int], float], recipe: Recipe, steps: int, first: float
-) -> PeakSearch:
-    """The probes' best peak, between those that were tried, carried over to the length of the run."""
-    below, above = (loss(k) if k in known else inf for k in (best - 1, best + 1))
-    curvature = below + above - 2 * loss(best)
-    shift = (below - above) / (2 * curvature) if isfinite(curvature) and curvature > 0 else 0.0
-    peak = known[best].max_lr * FACTOR**shift
-    remaining = min(1.0, max(0.0, loss(best) / first)) if first > 0 and isfinite(first) else 1.0
-    edge = best + 1 in known and not isfinite(above)
-    exponent = REACH * remaining if recipe.optimizer in HEAVY_BALL else 0.0
-    factor = min(AT_THE_EDGE if edge else FARTHEST, max(1.0, (recipe.steps / steps) ** exponent))
-    probes = tuple(known[k] for k in sorted(known))
-    tried = ", ".join(f"{p.max_lr:.2g}: {'broke down' if p.loss is None else f'{p.loss:.3g}'}" for p in probes)
-    grown = (
-        f"; {factor:.2g} times that for {recipe.steps} updates, as {remaining:.0%} of the loss is left"
-        if factor > 1.005
-        else ""
-    )
-    reason = f"{peak:.2g} is best of cycles of {steps} updates (loss after each peak: {tried}){grown}"
-    return PeakSearch(max_lr=peak * factor, probes=probes, reason=reason)
+def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float) -> PeakSearch:
+    """The best peak of the longest probes, carried over to the length of the run.
+
+    While a network has learned little, the best peak grows with the length; once it has, it stays or falls. What the
+    probes of two lengths say counts half, and less where probes hardly differ. That the peak grows faster
+    than is usual is not believed: growth slows down, and too large a peak harms more than too small a one.
+    """
+    last = long or short
+    length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
+    remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
+    usual = GROWTH * max(0.0, remaining - LEARNED) if recipe.optimizer in HEAVY_BALL else -ADAPTIVE_FALL
+    power, why = usual, f"{remaining:.0%} of the loss is left"
+    if long and short.closed and long.closed:
+        seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
+        power = min(usual, usual + (seen - usual) / 2 * min(1.0, short.sharpness / CLEAR, long.sharpness / CLEAR))
+        why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
+    factor = (recipe.steps / length) ** power
+    factor = min(AT_THE_EDGE if last.edge else FARTHEST, max(1 / FARTHEST, factor))
+    reason = "; ".join(map(str, (short, long) if long else (short,)))
+    if abs(factor - 1) > 0.005:
+        reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
+    return PeakSearch(max_lr=last.peak * factor, probes=short.probes + (long.probes if long else ()), reason=reason)
+
+
+def _loss(probe: Probe) -> float:
+    return inf if probe.loss is None else probe.loss
 
 
 def _probe(
@@ -146,7 +218,8 @@ def _probe(
         finally:
             for hook in hooks:
                 hook.on_end(trainer)
-    return Probe(max_lr=recipe.max_lr, steps=trainer.step, loss=loss if loss is not None and isfinite(loss) else None)
+    loss = loss if loss is not None and isfinite(loss) else None
+    return Probe(max_lr=recipe.max_lr, length=recipe.steps, steps=trainer.step, loss=loss)
 
 
 def _train(trainer: Trainer, first_loss: list[float]) -> float | None:

@@ -18,10 +18,9 @@ from superconv.training.task import Task
 EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
 FEWEST_UPDATES = 700  # a batch is halved before a run of stated epochs has fewer
 BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
-SWEEP = 50  # updates of the exploring sweep of a short run
+SWEEP = 40  # updates of the exploring sweep of a short run
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
-PROBE, LEAST_PROBE = 25, 30  # a probe's length: the run's divided by 25, and at least 30 updates
-BELOW = 8.0  # the first probe's peak lies so far below what a sweep bears for a moment
+BELOW = 3.0  # the first probe's peak lies so far below what a sweep bears for a moment
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
 SHRINKING = 0.25  # Σ decay · rate / (1 − momentum) over a run of one epoch
 DECAYS, DECOUPLED_DECAYS = (1e-6, 1e-2), (1e-2, 1e-1)  # between which a decay is chosen
@@ -152,9 +151,8 @@ def _peak(
     bound = search.verdict.lr_max
     start = bound / BELOW if bound else START if whole.optimizer in HEAVY_BALL else START_ADAPTIVE
     spent = sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
-    steps = min(whole.steps, max(LEAST_PROBE, whole.steps // PROBE))
-    left = max(3 * steps, budget(whole.steps) - spent)
-    return search_peak(task, whole, start=start, steps=steps, updates=left, plan=plan, seed=seed, hooks=hooks)
+    left = budget(whole.steps) - spent
+    return search_peak(task, whole, start=start, updates=left, plan=plan, seed=seed, hooks=hooks)
 
 
 def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) -> tuple[float, str]:
