@@ -1,4 +1,4 @@
-"""What `regret.py` trains: image classification of several sizes, a regression, and a small language model."""
+"""What `regret.py` trains: images of several sizes, a recurrent network, a regression, and a small language model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from superconv.data.source import TensorSource
 from superconv.specs import ImageTask
-from superconv.training.task import Task, image_task
+from superconv.training.task import Task, accuracy, image_task
 
 LARGE_PLAN, CONV_PLAN, SMALL_PLAN = (
     "fp32,channels_last",
@@ -58,6 +58,36 @@ def half_digits() -> Task:
         test=source(digits.test),
         loss=F.mse_loss,
         metric=None,
+    )
+
+
+class RowReader(nn.Module):
+    """Reads a digit row by row: (b, 8, 8) pixels to (b, 10) logits; nothing in it is normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.GRU(8, 48, batch_first=True), nn.Linear(48, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits after the last row."""
+        return self.head(self.rows(pixels)[0][:, -1])
+
+
+def digit_rows() -> Task:
+    """Recognise a digit from its rows of pixels, one after the other."""
+    digits = image_task(ImageTask(data="digits"))
+
+    def source(of) -> TensorSource:
+        return TensorSource(of.images[:, 0].float() / 255 - 0.5, of.labels)
+
+    return Task(
+        name="digits by rows, GRU",
+        model=RowReader,
+        train=source(digits.train),
+        validation=source(digits.validation),
+        test=source(digits.test),
+        loss=F.cross_entropy,
+        metric=accuracy,
     )
 
 
@@ -117,6 +147,14 @@ _SMALL = {"batch_size": 64, "plan": CONV_PLAN}
 PROBLEMS: dict[str, Problem] = {
     "digits": Problem(make=_images("digits", "mlp"), epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
     "half-digits": Problem(make=half_digits, epochs=30, rates=(0.1, 0.3, 1.0, 3.0, 10.0), chance=0.0774),
+    "digits-gru": Problem(make=digit_rows, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
+    "digits-gru-adamw": Problem(
+        make=digit_rows,
+        epochs=12,
+        rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        optimizer="AdamW",
+        decays=DECOUPLED_DECAYS,
+    ),
     "help-text": Problem(
         make=help_text,
         epochs=3,

@@ -18,7 +18,7 @@ from superconv.training.task import Task
 EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
 FEWEST_UPDATES = 700  # a batch is halved before a run of stated epochs has fewer
 BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
-SWEEP = 40  # updates of the exploring sweep of a short run
+SWEEP = 50  # updates of the exploring sweep of a short run
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
 BELOW = 3.0  # the first probe's peak lies so far below what a sweep bears for a moment
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
