@@ -196,5 +196,8 @@ def _images(scale: Scale) -> str:
 def _cycles(experiment: Experiment, scale: Scale) -> dict[str, int]:
     """Updates of one cycle on the images of each arm, by which its curve is laid over the author's."""
     by_images = {length.images: length.cycle for length in (*scale.sizes, scale.headline, scale.rest)}
-    whole = scale.headline.cycle
-    return {key: by_images.get(arm.specs[0].task.train_samples or 0, whole) for key, arm in experiment.arms.items()}
+    specs = {key: arm.specs[0] for key, arm in experiment.arms.items()}
+    cycled = [spec.recipe.steps for spec in specs.values() if spec.recipe.schedule in ("one_cycle", "triangular")]
+    if len(set(cycled)) == 1:  # a side experiment has shorter ones
+        return dict.fromkeys(specs, cycled[0])
+    return {key: by_images.get(spec.task.train_samples or 0, scale.headline.cycle) for key, spec in specs.items()}

@@ -78,10 +78,14 @@ def _training(ax: Axes, arms: Mapping[str, Arm], results: Results, cycles: Mappi
             x, y = (np.array(column, dtype=float) for column in zip(*points, strict=True))
             _theirs(ax, index, x / AUTHOR_CYCLE, y)
     ax.set_ylabel("accuracy while training (%)")
-    ax.set_xlabel("updates, as multiples of the cycle's length" if compared else "updates")
     ax.set_xlim(0)
     ax.set_ylim(top=100)
-    ax.xaxis.set_major_formatter(formatter())
+    if compared:
+        ax.set_xlabel("updates, as multiples of the cycle's length")
+        ax.xaxis.set_major_formatter(formatter())
+    else:
+        ax.set_xlabel("updates")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
     head(ax, "", _legend(results, arms))
 
 
