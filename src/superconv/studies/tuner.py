@@ -128,7 +128,7 @@ def balanced_decay(recipe: Recipe, samples: int) -> tuple[float, str]:
 
 def budget(steps: int) -> int:
     """Updates that the search for a run of `steps` may take."""
-    return max(LEAST_BUDGET, round(BUDGET * steps))
+    return max(LEAST_BUDGET, int(BUDGET * steps))
 
 
 def _sweeps(
