@@ -72,18 +72,21 @@ def test_probes_are_deterministic_and_cost_what_they_say():
 
 
 @pytest.mark.parametrize(
-    ("left", "power", "optimizer", "low", "high"),
+    ("left", "power", "optimizer", "layer", "low", "high"),
     [
-        (0.9, 0.5, "SGD", 2.0, FARTHEST),  # little learned: the best peak grows on
-        (0.9, 2.0, "SGD", 2.0, FARTHEST),  # but no faster than is usual
-        (0.05, 0.5, "SGD", 0.4, 1.0),  # all but learned: growth is not believed
-        (0.05, 0.0, "SGD", 0.5, 1.0),
-        (0.05, -0.5, "SGD", 0.4, 0.6),  # longer cycles want less, and so does the run
-        (0.9, 0.0, "AdamW", 0.3, 0.8),
-        (0.9, -0.8, "AdamW", 0.25, 0.4),
+        (0.9, 0.5, "SGD", nn.BatchNorm1d(4), 2.0, FARTHEST),  # little learned: the best peak grows on
+        (0.9, 2.0, "SGD", nn.LayerNorm(4), 2.0, FARTHEST),  # but no faster than is usual
+        (0.9, 0.5, "SGD", nn.Identity(), 0.5, 1.0),  # nor without a layer that normalises
+        (0.05, 0.5, "SGD", nn.BatchNorm1d(4), 0.4, 1.0),  # all but learned: growth is not believed
+        (0.05, 0.0, "SGD", nn.BatchNorm1d(4), 0.5, 1.0),
+        (0.05, -0.5, "SGD", nn.BatchNorm1d(4), 0.4, 0.6),  # longer cycles want less, and so does the run
+        (0.9, 0.0, "AdamW", nn.LayerNorm(4), 0.3, 0.8),
+        (0.9, -0.8, "AdamW", nn.LayerNorm(4), 0.25, 0.4),
     ],
 )
-def test_what_the_best_peak_does_between_two_lengths_is_carried_on(monkeypatch, left, power, optimizer, low, high):
+def test_what_the_best_peak_does_between_two_lengths_is_carried_on(
+    monkeypatch, left, power, optimizer, layer, low, high
+):
     """Probes whose loss is a parabola about 0.1 · (length / 20) ** power."""
 
     def probe(task, tried, *, first_loss, **options):
@@ -92,7 +95,8 @@ def test_what_the_best_peak_does_between_two_lengths_is_carried_on(monkeypatch, 
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=left * (1 + 0.3 * off**2))
 
     monkeypatch.setattr(probes, "_probe", probe)
-    found = search_peak(quadratic(), recipe(steps=500, optimizer=optimizer), start=0.1, updates=180, plan=PLAN)
+    task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), layer))
+    found = search_peak(task, recipe(steps=500, optimizer=optimizer), start=0.1, updates=180, plan=PLAN)
     longest = max(probe.length for probe in found.probes)
     assert 30 < longest < 60
     assert found.updates <= 180

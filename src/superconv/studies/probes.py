@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, log
 
+from torch import nn
+
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.training.hooks import Hook
@@ -31,7 +33,7 @@ ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls, where
 STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
 FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
-AT_THE_EDGE = 2.0  # the same, where the next larger peak broke down
+AT_THE_EDGE = 1.0  # the same, where the next larger peak broke down: a longer stay would not bear more
 HEAVY_BALL = ("SGD", "ASGD", "CaffeSGD")  # whose steps grow with the gradient; others' are of the rate's size
 
 
@@ -151,7 +153,8 @@ def search_peak(
         return PeakSearch(max_lr=None, probes=short.probes, reason=f"every probe of {length} updates broke down")
     longer = min(recipe.steps, (updates - short.updates) // 3)
     long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
-    return _carried(short, long if long and long.best is not None else None, recipe, first_loss[0])
+    grows = recipe.optimizer in HEAVY_BALL and _normalises(task.model())
+    return _carried(short, long if long and long.best is not None else None, recipe, first_loss[0], grows=grows)
 
 
 def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bracket:
@@ -172,17 +175,24 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bra
     return _Bracket(tuple(known[k] for k in sorted(known)))
 
 
-def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float) -> PeakSearch:
+def _normalises(model: nn.Module) -> bool:
+    """Whether any layer normalises; then the weights' scale is free, grows with the rate, and tames it."""
+    return any("norm" in type(module).__name__.lower() for module in model.modules())
+
+
+def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, grows: bool) -> PeakSearch:
     """The best peak of the longest probes, carried over to the length of the run.
 
-    While a network has learned little, the best peak grows with the length; once it has, it stays or falls. What the
-    probes of two lengths say counts half, and less where probes hardly differ. That the peak grows faster
-    than is usual is not believed: growth slows down, and too large a peak harms more than too small a one.
+    While a network that normalises has learned little, its best peak grows with the length; later, and without, it
+    stays or falls. What the probes of two lengths say counts half, and less where probes hardly differ. That the peak
+    grows faster than is usual is not believed: growth slows down, and too large a peak harms more than too small a one.
     """
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
     remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
-    usual = GROWTH * max(0.0, remaining - LEARNED) if recipe.optimizer in HEAVY_BALL else -ADAPTIVE_FALL
+    usual = 0.0 if recipe.optimizer in HEAVY_BALL else -ADAPTIVE_FALL
+    if grows:
+        usual = GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
     if long and short.closed and long.closed:
         seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
