@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, log
 
-from torch import nn
-
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.training.hooks import Hook
@@ -153,7 +151,7 @@ def search_peak(
         return PeakSearch(max_lr=None, probes=short.probes, reason=f"every probe of {length} updates broke down")
     longer = min(recipe.steps, (updates - short.updates) // 3)
     long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
-    grows = recipe.optimizer in HEAVY_BALL and _normalises(task.model())
+    grows = recipe.optimizer in HEAVY_BALL and _normalises(task)
     return _carried(short, long if long and long.best is not None else None, recipe, first_loss[0], grows=grows)
 
 
@@ -175,9 +173,10 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bra
     return _Bracket(tuple(known[k] for k in sorted(known)))
 
 
-def _normalises(model: nn.Module) -> bool:
+def _normalises(task: Task) -> bool:
     """Whether any layer normalises; then the weights' scale is free, grows with the rate, and tames it."""
-    return any("norm" in type(module).__name__.lower() for module in model.modules())
+    with isolated_rng():
+        return any("norm" in type(module).__name__.lower() for module in task.model().modules())
 
 
 def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, grows: bool) -> PeakSearch:
