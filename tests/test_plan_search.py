@@ -38,7 +38,7 @@ def test_every_plan_is_timed_and_one_of_them_taken(task):
     words = [trial.plan.words for trial in found.trials]
     for expected in ("fp32,channels_first", "fp32,channels_last", "bf16,channels_first", "bf16,channels_last"):
         assert f"{expected},eager" in words
-    assert all(trial.seconds > 0 for trial in found.trials)
+    assert all(trial.refused or trial.seconds > 0 for trial in found.trials)  # bf16 may be imitated, and given up
     assert found.plan in [trial.plan for trial in found.trials]
     assert found.plan.words in found.reason
 
