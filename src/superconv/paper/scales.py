@@ -36,7 +36,7 @@ class Scale:
     exact: bool = False
     """As the author's runs were: Caffe's solver and multipliers, batch norm over a GPU's 125 images with his averages,
     the mean image, images in order, his triangle, tests of 25,000 images. Otherwise torch's SGD, shuffled images, the
-    1cycle policy, and 2,000 training images held out."""
+    1cycle policy, and training images held out."""
     data: str = "cifar10"
     held_out: int = 2000
     """Training images on which choices are made; the author had none."""
@@ -161,7 +161,7 @@ class Scale:
 
 CPU = Scale(
     name="cpu",
-    about="two cores with bf16 instructions, 4 hours in parts of less than 30 minutes; twice that without them",
+    about="two cores, in parts of less than 30 minutes: 2 to 3 hours with bf16 instructions, 5 to 6 without",
     held_out=1000,
     batch_size=250,
     main_depth=8,
@@ -184,7 +184,7 @@ CPU = Scale(
     small_batch=125,
     mnist_epochs=(2, 4, 8, 14),
     adaptive_steps=400,
-    paces={  # measured with bf16 and channels-last, the last five estimated from their multiplications
+    paces={  # bf16, channels-last: three measured, the last five guessed at 1.2 to 2.5 times the fp32 of AVX2 cores
         "resnet8-author": 4100,
         "resnet14-author": 2360,
         "lenet": 18_000,

@@ -68,7 +68,7 @@ def find_recipe(
     steps = _steps(choices, samples, batch_size)
     if choices.minutes is not None and choices.max_lr is None:
         pace = _seconds_per_update(task, trial, plan)
-        steps = max(20, int(choices.minutes * 60 / pace / (1 + BUDGET)))
+        steps = plan.fabric().broadcast(max(20, int(choices.minutes * 60 / pace / (1 + BUDGET))))
     max_lr = choices.max_lr
     if max_lr is None:
         whole = replace(trial, steps=max(20, steps))
