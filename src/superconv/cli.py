@@ -274,7 +274,7 @@ class Reproduce:
     figures: Positional[tuple[str, ...]] = ()
     """Names of experiments, such as fig1a, or all."""
     scale: Literal["cpu", "gpu", "paper"] = "cpu"
-    """cpu: 2 to 6 hours on two cores; gpu: 30 minutes on an H100; paper: as the author's runs were, which takes days."""
+    """cpu: 2 to 6 hours on two cores; gpu: 30 minutes on an H100; paper: as the author's runs were, for days."""
     list: bool = False
     """Only list the experiments: their runs, updates and minutes, and what is done."""
     seeds: int | None = None
