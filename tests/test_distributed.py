@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from superconv.recipe import Recipe
+
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TRAIN = r"""
@@ -102,3 +104,11 @@ def test_fit_under_torchrun_writes_one_run(tmp_path):
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in history] == list(range(1, 61))
     assert (out / "report.html").exists()
+
+
+def test_a_fit_of_minutes_is_as_long_in_both_processes(tmp_path):
+    out = tmp_path / "run"  # a process that counted other updates than its peer would wait for it for ever
+    torchrun("superconv", "fit", "digits", "--minutes", "0.2", "--out", str(out), "--device", "cpu")
+    steps = json.loads((out / "run.json").read_text())["steps"]
+    assert len((out / "history.jsonl").read_text().splitlines()) >= min(steps, 20)
+    assert "minutes" in Recipe.load(out / "recipe.yaml").reasons["steps"]

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,29 @@ def test_ray_reports_what_fails_and_goes_on(tmp_path):
         finished = run_all(specs[:2], root, executor=executor)
         assert finished == outcomes[:2]
         assert not ray.is_initialized()
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
+def test_runs_are_made_on_a_ray_that_is_already_there(tmp_path):
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    cluster = "start --head --block --num-cpus=2 --include-dashboard=false --disable-usage-stats".split()
+    asked = f"compare digits --schedules constant --steps 20 --seeds 2 --executor ray --ray-address 127.0.0.1:{port}"
+    out, environment = tmp_path / "comparison", {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts", *cluster, f"--port={port}"]
+    with subprocess.Popen(ray, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as head:
+        command = [sys.executable, "-m", "superconv", *asked.split(), "--device", "cpu", "--out", str(out)]
+        done = subprocess.run(
+            [*command, "--max-lr", "constant=0.1"], env=environment, capture_output=True, text=True, check=False
+        )
+        head.terminate()
+        log = head.communicate(timeout=60)[0].decode()
+    assert done.returncode == 0, done.stderr[-3000:] + log
+    machines = [json.loads(path.read_text())["steps"] for path in out.rglob("run.json")]
+    assert machines == [20, 20]
 
 
 def test_in_this_process_too_the_rest_goes_on(tmp_path):

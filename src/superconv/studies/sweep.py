@@ -278,7 +278,10 @@ class Ray:
         try:
             self._ray.init(address=self._address or "local", **quiet)
         except (ConnectionError, self._ray.exceptions.RayError) as error:
-            raise UserError(f"cannot connect to Ray at --ray-address {self._address}: {_line(error)}") from error
+            raise UserError(
+                f"cannot connect to Ray at --ray-address {self._address}: {_line(error)} "
+                "Is it running there? Where its cluster wants a token, set RAY_AUTH_MODE=token"
+            ) from error
         self._started = True
 
 
