@@ -49,11 +49,11 @@ def pool(x: Tensor, kernel: int, stride: int, kind: str) -> Tensor:
     return torch.stack(rows, 2)
 
 
-def author_resnet(net: Net, x: Tensor, growth: int = 2) -> Tensor:
-    """Depth 8: one block a stage, which keeps the old width and is widened by zeros after its ReLU."""
+def author_resnet(net: Net, x: Tensor, growth: int = 2, blocks: int = 1) -> Tensor:
+    """Blocks a stage; the first of a stage keeps the old width and is widened by zeros after its ReLU."""
     x = net.norm(net.conv(x, "stem.0", pad=1), "stem.1").relu()
-    for i in range(3):
-        name, begins = f"blocks.{i}.residual", i > 0
+    for i in range(3 * blocks):
+        name, begins = f"blocks.{i}.residual", i in (blocks, 2 * blocks)
         y = net.norm(net.conv(x, f"{name}.0", 2 if begins else 1, 1), f"{name}.1").relu()
         y = net.norm(net.conv(y, f"{name}.3", pad=1), f"{name}.4")
         x = (y + (pool(x, 3, 2, "average") if begins else x)).relu()
@@ -62,15 +62,15 @@ def author_resnet(net: Net, x: Tensor, growth: int = 2) -> Tensor:
     return net.linear(x.mean((2, 3)), "head")
 
 
-def author_bottleneck(net: Net, x: Tensor, groups: int = 1) -> Tensor:
-    """Depth 11: one block a stage, its shortcut a 1×1 convolution of the raw input."""
+def author_bottleneck(net: Net, x: Tensor, groups: int = 1, blocks: int = 1) -> Tensor:
+    """Blocks a stage; the shortcut of the first is a 1×1 convolution of the raw input."""
     x = net.conv(x, "stem", pad=1)
-    for i in range(3):
-        name, stride = f"blocks.{i}", 2 if i else 1
+    for i in range(3 * blocks):
+        name, stride = f"blocks.{i}", 2 if i in (blocks, 2 * blocks) else 1
         y = net.conv(net.norm(x, f"{name}.residual.0").relu(), f"{name}.residual.2", stride)
         y = net.conv(net.norm(y, f"{name}.residual.3").relu(), f"{name}.residual.5", pad=1, groups=groups)
         y = net.conv(net.norm(y, f"{name}.residual.6").relu(), f"{name}.residual.8")
-        x = y + net.conv(x, f"{name}.shortcut", stride)
+        x = y + (x if i % blocks else net.conv(x, f"{name}.shortcut", stride))
     return net.linear(net.norm(x, "norm").relu().mean((2, 3)), "head")
 
 
@@ -86,6 +86,13 @@ def densenet(net: Net, x: Tensor) -> Tensor:
             y = net.conv(net.norm(x, f"features.{at}.added.0").relu(), f"features.{at}.added.2", pad=1)
             x, at = torch.cat([x, y], 1), at + 1
     return net.linear(net.norm(x, f"features.{at}").relu().mean((2, 3)), "head")
+
+
+def lenet(net: Net, x: Tensor) -> Tensor:
+    """Caffe's example for MNIST."""
+    x = pool(net.conv(x, "0"), 2, 2, "max")
+    x = pool(net.conv(x, "2"), 2, 2, "max")
+    return net.linear(net.linear(x.flatten(1), "5").relu(), "7")
 
 
 def cifar10_full(net: Net, x: Tensor) -> Tensor:

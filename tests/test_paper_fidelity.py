@@ -1,5 +1,6 @@
 """What the paper's runs were made of, against slow references written from FACTS of the author's logs and files."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,8 @@ from superconv.data.streaming import StreamedImages
 from superconv.errors import UserError
 from superconv.models.norm import GhostBatchNorm
 from superconv.optim import CaffeSGD
+from superconv.paper.experiments import experiments
+from superconv.paper.scales import PAPER
 from superconv.rates.hessian_free import HessianFreeLR
 from superconv.rates.lr_scheduler import OneCycle
 from superconv.rates.range_test import RangeTest
@@ -68,16 +71,17 @@ def test_training_steps_are_those_of_the_author_s_files(nesterov, clip):
     """Network, mean image, order, batch norm by chunks and its averages, schedule, solver and multipliers at once."""
     steps, batch = 8, 100  # a cycle of stepsize 4 and more than an epoch of 500 images
     exact = 1e-9 if clip is None else 1e-5  # torch adds 1e-6 to the norm that it divides by
-    args = {**CAFFE["optimizer_args"], "nesterov": nesterov}
-    cycle = {"base_lr": 0.01, "max_lr": 0.09, "final_lr": triangular(7, 0.01, 0.09, 4), "warmup": 0.5}
-    fields = {**CAFFE, "optimizer_args": args, **cycle, "annihilation": 0.0, "momentum": 0.9, "weight_decay": 1e-2}
-    fields["clip_norm"] = clip
+    paper = experiments(PAPER)["fig1a"].arms["cycle"].specs[0]  # everything but sizes and rates is the paper's
+    task = replace(paper.task, data="digits", model="resnet8-author", batch_norm_size=25, train_samples=500)
+    task = replace(task, flip="none")  # which images are mirrored was Caffe's chance
+    fields = {"steps": steps, "batch_size": batch, "base_lr": 0.01, "max_lr": 0.09, "weight_decay": 1e-2}
+    args = {**paper.recipe.optimizer_args, "nesterov": nesterov}
+    recipe = replace(paper.recipe, **fields, optimizer_args=args, clip_norm=clip)
     unrounded = Stages(predict=lambda model, inputs: model.module(inputs))  # the wrapper rounds its output to fp32
-    recipe = Recipe(steps=steps, batch_size=batch, **fields)
-    trainer = Trainer(image_task(PAPER_TASK), recipe, plan=FP64, stages=unrounded)
+    trainer = Trainer(image_task(task), recipe, plan=FP64, stages=unrounded)
     model = trainer.model.module
     weights = {name: p.detach().clone().requires_grad_(True) for name, p in model.named_parameters()}
-    images, labels = digits(PAPER_TASK)
+    images, labels = digits(task)
     history, sums, count = {}, {}, 0.0
     batches = trainer.batches()
     for t in range(steps):
@@ -109,8 +113,11 @@ def test_training_steps_are_those_of_the_author_s_files(nesterov, clip):
 @pytest.mark.parametrize(
     ("name", "network", "shape"),
     [
-        ("wrn8", partial(reference.author_resnet, growth=4), (3, 12, 8)),  # even sides, as the author's
+        ("resnet14-author", partial(reference.author_resnet, blocks=2), (3, 12, 8)),  # even sides, as the author's
+        ("wrn8", partial(reference.author_resnet, growth=4), (3, 12, 8)),
+        ("lenet", reference.lenet, (1, 16, 15)),
         ("bottleneck11-author", reference.author_bottleneck, (3, 12, 9)),
+        ("bottleneck20-author", partial(reference.author_bottleneck, blocks=2), (3, 12, 9)),
         ("resnext11-author", partial(reference.author_bottleneck, groups=32), (3, 12, 12)),
         ("densenet10", reference.densenet, (3, 12, 9)),
         ("cifar10-full", reference.cifar10_full, (3, 17, 12)),
@@ -285,7 +292,11 @@ def test_the_mean_image_is_that_of_all_training_images(tmp_path):
     found = load(tmp_path, validation=0, normalization="mean_image")
     assert len(found.test) == 2
     np.testing.assert_allclose(np.array(found.mean) * 255, found.train.images.double().mean(0), rtol=1e-12)
-    with pytest.raises(UserError, match="channel or mean_image, not 'image'"):
+    caffe = load("digits", normalization="scale")
+    pixels, draw = caffe.train.images[:3], (torch.arange(3), torch.arange(3))
+    scaled = ImageTransform(caffe.mean, caffe.std)(pixels, draw, seed=0, augment=False)
+    torch.testing.assert_close(scaled, pixels.float() / 256)
+    with pytest.raises(UserError, match="channel, mean_image, scale, not 'image'"):
         load("digits", normalization="image")
 
 
@@ -351,8 +362,10 @@ def test_imagenet_s_recipe_trains_resnet_50_on_streamed_images(tmp_path):
     data = load(tmp_path, image_size=64, resident_bytes=0, workers=1, validation=4)
     assert isinstance(data.train, StreamedImages)
     task = image_task(ImageTask(data=str(tmp_path), model="resnet50", image_size=64), data)
+    paper = experiments(PAPER)["imagenet"].arms["resnet50-cycle"].specs[0]
+    assert (paper.task.data, paper.task.model, paper.recipe.weight_decay) == ("imagenet-1k", "resnet50", 3e-6)
     phases = {"warmup": 0.25, "annihilation": 0.5}  # of a run this short
-    recipe = Recipe(steps=4, batch_size=4, max_lr=1.0, base_lr=0.05, final_lr=5e-4, weight_decay=3e-6, **phases)
+    recipe = replace(paper.recipe, steps=4, batch_size=4, **phases)
     assert [recipe.learning_rate()(t) for t in range(4)] == [0.05, 1.0, 0.05, 5e-4]
     run = train(task, recipe, plan=ExecutionPlan(device="cpu"), evaluations=1)
     assert run.steps == 4

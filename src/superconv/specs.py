@@ -74,9 +74,9 @@ class ImageTask:
     """The column of labels, where it cannot be guessed."""
     image_size: int | None = None
     """Resize images to this side in pixels; none leaves them."""
-    normalization: Literal["channel", "mean_image"] = "channel"
+    normalization: Literal["channel", "mean_image", "scale"] = "channel"
     """`channel` brings each channel to mean 0 and deviation 1; `mean_image` subtracts the mean image and keeps the
-    scale of 0 to 255, as in the paper's runs."""
+    scale of 0 to 255, as in the paper's runs; `scale` divides pixels of 0 to 255 by 256, as for its LeNet."""
     shuffle: bool = True
     """Each epoch has an order of its own; without, images come in that of the files, as in the paper's runs."""
     flip: Literal["none", "random", "alternating"] = "none"

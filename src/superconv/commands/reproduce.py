@@ -32,6 +32,9 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
         scale = replace(scale, seeds=command.seeds)
     store = Store(command.out / scale.name)
     asked = chosen(scale, command.figures)
+    plan = command.machine.plan or ("fp32" if scale.exact else None)
+    if scale.exact and "fp32" not in (plan or "").split(","):
+        raise UserError(f"--scale {scale.name} is made in fp32, as the author's runs were: --plan fp32, not {plan}")
     if command.list:
         _print_list(scale, asked or chosen(scale, ("all",)), store)
         return
@@ -42,7 +45,7 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
                 asked.values(),
                 store.folder,
                 command.runs / scale.name,
-                plan=command.machine.plan,
+                plan=plan,
                 device=command.machine.device,
                 executor=executor,
                 minutes=command.minutes,
@@ -99,13 +102,15 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
 
 def _print_claims(entries: list[dict[str, Any]], store: "Store") -> None:
     counts = Counter(entry["verdict"] for entry in entries)
-    table = Table("claim", "paper", "author's log", "ours", "verdict", box=None)
+    table = Table(box=None)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("ours", no_wrap=True)
+    table.add_column("claim")
     for entry in entries:
         if entry["verdict"] != "not run":
             ours = entry["ours"]
             interval = "" if ours["low"] is None else f" ({ours['low']:.3g} to {ours['high']:.3g})"
-            number = f"{ours['mean']:.3g} {ours['unit']}{interval}"
-            table.add_row(entry["statement"], entry["paper"], entry["author_log"], number, entry["verdict"])
+            table.add_row(entry["verdict"], f"{ours['mean']:.3g} {ours['unit']}{interval}", entry["statement"])
     if table.row_count:
         Console().print(table)
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())

@@ -42,3 +42,16 @@ def pixel_statistics(images: Pixels) -> tuple[Mean, tuple[float, ...]]:
     """
     mean = images.mean(0, dtype=np.float64) / 255
     return tuple(tuple(map(tuple, channel)) for channel in mean.tolist()), (1 / 255,) * len(mean)
+
+
+def fixed_scale(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and deviation that divide pixels of 0 to 255 by 256, as Caffe's LeNet has them.
+
+    Args:
+        images: uint8, (n, c, h, w); only how many channels they have counts.
+
+    Returns:
+        (mean, std), c numbers each, on the 0-1 scale.
+    """
+    channels = images.shape[1]
+    return (0.0,) * channels, (256 / 255,) * channels

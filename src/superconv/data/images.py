@@ -11,7 +11,7 @@ import torch
 from superconv.data import cache
 from superconv.data.augment import Augmentation, ImageTransform
 from superconv.data.cache import Decoded
-from superconv.data.channels import Mean, channel_statistics, pixel_statistics
+from superconv.data.channels import Mean, channel_statistics, fixed_scale, pixel_statistics
 from superconv.data.decode import Geometry, Pixels, SelectedImages, count_channels, decode, decode_all
 from superconv.data.digits import load_digits
 from superconv.data.folders import find
@@ -28,7 +28,8 @@ _STATISTICS_IMAGES = 1024  # that mean and deviation of a streamed set are estim
 _MOST_WORKERS = 8
 
 Shape = tuple[int, int, int]
-Normalization = Literal["channel", "mean_image"]
+Normalization = Literal["channel", "mean_image", "scale"]
+_STATISTICS = {"channel": channel_statistics, "mean_image": pixel_statistics, "scale": fixed_scale}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ImageData:
         name: as it was asked for.
         class_names: in the order of the class indices.
         mean: per channel, on the 0-1 scale, of the training images; or per pixel, of the whole set's.
-        std: per channel, on the 0-1 scale, of the training images; 1/255 beside a mean image.
+        std: per channel, on the 0-1 scale, of the training images; 1/255 beside a mean image, 256/255 for a scale.
         train: the training images that are left after holding out the others.
         validation: to choose on; None if nothing was held out.
         test: to be read once, at the end.
@@ -88,7 +89,8 @@ def load(
         augmentation: of the training images.
         normalization: ``channel`` gives each channel mean 0 and deviation 1 over the training images;
             ``mean_image`` subtracts the mean image of all training images, also where ``train_samples`` or
-            ``validation`` leave some out, and keeps the scale of 0 to 255: the input of the paper's runs.
+            ``validation`` leave some out, and keeps the scale of 0 to 255: the input of the paper's runs;
+            ``scale`` only divides pixels of 0 to 255 by 256: that of its LeNet.
         label_column: of a table with several.
         image_size: side in pixels that images are brought to: shorter side scaled, centre cut out. None keeps
             them as they are (224 for imagenet-1k).
@@ -103,7 +105,7 @@ def load(
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size is a side in pixels, at least 1, got {image_size}")
     if normalization not in get_args(Normalization):
-        raise UserError(f"normalization is {' or '.join(get_args(Normalization))}, not {normalization!r}")
+        raise UserError(f"normalization is one of {', '.join(get_args(Normalization))}, not {normalization!r}")
     location = locate(name)
     label_column, image_size = label_column or location.label_column, image_size or location.image_size
     found = _find(location, label_column, image_size, resident_bytes)
@@ -190,10 +192,8 @@ def _resident(decoded: Decoded, choice: Choice, augmentation: Augmentation, norm
         images, labels = decoded.splits[split]
         parts[role] = images[rows], labels[rows]
     train = parts["train"][0]
-    statistics = (
-        pixel_statistics(_whole(decoded, choice)) if normalization == "mean_image" else channel_statistics(train)
-    )
-    transform = ImageTransform(*statistics, augmentation)
+    counted = _whole(decoded, choice) if normalization == "mean_image" else train
+    transform = ImageTransform(*_STATISTICS[normalization](counted), augmentation)
     sources: dict[str, Source] = {
         role: ResidentImages(torch.from_numpy(images), torch.from_numpy(labels), transform)
         for role, (images, labels) in parts.items()
@@ -220,8 +220,7 @@ def _streamed(
     rows = choice.rows["train"][1]
     sample = SelectedImages(table.splits["train"].images, rows[:: math.ceil(len(rows) / _STATISTICS_IMAGES)])
     pixels = decode_all(sample, Geometry(shape[0], image_size, center=CENTER_CROP), shape)
-    statistics = pixel_statistics if normalization == "mean_image" else channel_statistics
-    transform = ImageTransform(*statistics(pixels), augmentation)
+    transform = ImageTransform(*_STATISTICS[normalization](pixels), augmentation)
     count = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
     sources: dict[str, Source] = {}
     for role, (name, rows) in choice.rows.items():

@@ -27,6 +27,12 @@ class Log:
         """Test accuracy after the last update."""
         return next(value for value in reversed(self.test_accuracy) if value is not None)
 
+    @property
+    def readings(self) -> list[tuple[float, float]]:
+        """(rate, test accuracy) at each test that was followed by an update."""
+        pairs = zip(self.lr, self.test_accuracy, strict=True)
+        return [(rate, value) for rate, value in pairs if rate is not None and value is not None]
+
 
 def names() -> tuple[str, ...]:
     """The logs there are."""

@@ -5,6 +5,8 @@ from typing import Any
 
 from superconv.paper.arms import Arm, Experiment
 from superconv.paper.scales import Scale
+from superconv.recipe import Recipe
+from superconv.specs import RunSpec
 
 ADAPTIVE = ("Adam", "AdamW", "Adagrad", "Adadelta")
 PEAKS = {"Adam": (0.0035, 0.01), "AdamW": (0.0035, 0.01), "Adagrad": (0.1, 0.35), "Adadelta": (1.0, 3.0)}
@@ -16,16 +18,16 @@ LOGS = {"Adam": "lr35AdamFig9", "Adagrad": "lr35AdaGradFig9", "Adadelta": "lr35A
 
 def adaptive(scale: Scale) -> Experiment:
     """Adaptive optimizers, and Nesterov's momentum, with and without the cycle."""
-    images, steps, longer = scale.rest.images, scale.side, scale.adaptive_steps
-    arms = {"cycle": _base(scale)}
+    steps, longer = scale.side, scale.adaptive_steps
+    arms = {"cycle": replace(_base(scale), specs=_held_out(scale, scale.cycle(steps)))}
     for name in ADAPTIVE:
         decay = {"weight_decay": 0.01} if name == "AdamW" else {}
         args: dict[str, Any] = {"rho": 0.0} if scale.exact and name == "Adadelta" else {}  # Caffe's, momentum unset
         fields = {**scale.solver(name, **args), **decay}
         cycles = [scale.cycle(steps, rate, **{**fields, "base_lr": rate / 10}) for rate in PEAKS[name]]
         constant = scale.piecewise(longer, CONSTANT[name], **fields)
-        arms[f"{name}-cycle"] = Arm(name=f"{name}, one cycle", specs=scale.tuned(cycles, images=images, fraction=0.95))
-        specs = (scale.run(constant, images=images),)
+        arms[f"{name}-cycle"] = Arm(name=f"{name}, one cycle", specs=_held_out(scale, *cycles))
+        specs = _held_out(scale, constant)
         arms[f"{name}-piecewise"] = Arm(name=f"{name}, piecewise constant", specs=specs, log=LOGS.get(name))
     nesterov = scale.solver(nesterov=True)
     for key, recipe, log in (
@@ -33,7 +35,7 @@ def adaptive(scale: Scale) -> Experiment:
         ("piecewise", scale.piecewise(longer, **nesterov), "lr35NestFig9"),
     ):
         name = "one cycle" if key == "cycle" else "piecewise constant"
-        arms[f"Nesterov-{key}"] = Arm(name=f"Nesterov, {name}", specs=(scale.run(recipe, images=images),), log=log)
+        arms[f"Nesterov-{key}"] = Arm(name=f"Nesterov, {name}", specs=_held_out(scale, recipe), log=log)
     return Experiment(
         name="adaptive",
         title="Adaptive optimizers with and without the cycle",
@@ -88,6 +90,10 @@ def dropout(scale: Scale) -> Experiment:
 
 def _base(scale: Scale) -> Arm:
     return Arm(name="SGD, one cycle", specs=_specs(scale), log="clr3SS5kFig1a")
+
+
+def _held_out(scale: Scale, *recipes: Recipe) -> tuple[RunSpec, ...]:
+    return scale.tuned(recipes, images=scale.rest.images)
 
 
 def _specs(scale: Scale, **fields: Any) -> tuple[Any, ...]:

@@ -10,6 +10,8 @@ from superconv.paper.balance import ADAPTIVE
 from superconv.paper.evidence import Evidence, Measure, NotRunError
 from superconv.paper.scales import Scale
 
+FLAT_AND_BOTTLENECK = ("range3Iter20kFig2b", "lrRange3SS520kClip2Fig12a")  # the author's range tests
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -175,8 +177,6 @@ def _dense(scale: Scale) -> Sequence[Claim]:
 
 def _balance(scale: Scale) -> Sequence[Claim]:
     constants = [("momentum", f"constant{value}") for value in (0.8, 0.85, 0.9, 0.95)]
-    cycle = ("adaptive", "cycle")
-    logs = {"Adam": "lr35AdamFig9", "Adagrad": "lr35AdaGradFig9", "Adadelta": "lr35AdaDeltaFig9"}
     return (
         _points(
             "too-much-decay",
@@ -205,19 +205,10 @@ def _balance(scale: Scale) -> Sequence[Claim]:
             by.difference(("momentum", "down"), ("momentum", "up")),
             paper="+0.6 (92.0 against 91.4; 1803.09820)",
         ),
-        *(
-            _points(
-                f"no-{name.lower()}",
-                f"{name} does not super-converge: SGD's cycle ends above its cycle and its piecewise-constant run",
-                by.over_best(cycle, [("adaptive", f"{name}-cycle"), ("adaptive", f"{name}-piecewise")]),
-                paper=None if name == "AdamW" else "adaptive optimizers do not super-converge",
-                log=_gain("clr3SS5kFig1a", logs[name]) if name in logs else None,
-            )
-            for name in ADAPTIVE
-        ),
+        *(claim for name in ADAPTIVE for claim in _adaptive(scale, name)),
         _points(
             "nesterov",
-            "Nesterov's momentum super-converges",
+            f"One cycle gains with Nesterov's momentum over a piecewise-constant rate {_updates(scale)}",
             by.difference(("adaptive", "Nesterov-cycle"), ("adaptive", "Nesterov-piecewise")),
             log=_gain("clr3SS5kNestFig9", "lr35NestFig9"),
         ),
@@ -230,11 +221,37 @@ def _balance(scale: Scale) -> Sequence[Claim]:
     )
 
 
+def _adaptive(scale: Scale, name: str) -> Sequence[Claim]:
+    cycle, own = ("adaptive", "cycle"), (("adaptive", f"{name}-cycle"), ("adaptive", f"{name}-piecewise"))
+    log = {"Adam": "lr35AdamFig9", "Adagrad": "lr35AdaGradFig9", "Adadelta": "lr35AdaDeltaFig9"}.get(name)
+    paper = None if name == "AdamW" else "adaptive optimizers do not super-converge"
+    return (
+        _points(
+            f"sgd-above-{name.lower()}",
+            f"SGD's cycle ends above {name}, be it with the cycle or piecewise constant {_updates(scale)}",
+            by.over_best(cycle, own),
+            paper=paper,
+            log=_gain("clr3SS5kFig1a", log) if log else None,
+        ),
+        _points(
+            f"no-gain-with-{name.lower()}",
+            f"{name} does not gain by the cycle: a piecewise-constant rate {_updates(scale)} ends higher",
+            by.difference(own[1], own[0]),
+            paper=paper,
+        ),
+    )
+
+
+def _updates(scale: Scale) -> str:
+    ratio = scale.adaptive_steps / scale.side
+    return "over as many updates" if ratio == 1 else f"over {ratio:g} times the updates"
+
+
 def _sweeps(scale: Scale) -> Sequence[Claim]:
-    flat, bottleneck = ("fig2b", f"range{scale.ranges[1]}"), ("bottleneck", "bottleneck-2")
-    kept, lost = (_retained(name) for name in ("range3Iter20kFig2b", "lrRange3SS520kClip2Fig12a"))
+    flat, shallow = ("fig2b", f"range{scale.ranges[1]}"), ("shallow", "cycle")
+    kept, lost = (by.retention(author.log(name).readings) for name in FLAT_AND_BOTTLENECK)
     gains = ((1, ("fig1b", f"cycle{scale.rest.cycle}")), (-1, ("fig1b", "piecewise")))
-    shallow = ((-1, ("shallow", "cycle")), (1, ("shallow", "piecewise")))
+    clipped = {("bottleneck", 2): f"{kept - lost:+.2f} ({kept:.2f} against {lost:.2f})"}
     return (
         Claim(
             name="flat-range-test",
@@ -244,26 +261,46 @@ def _sweeps(scale: Scale) -> Sequence[Claim]:
             above=0.8,
             log=f"{kept:.2f}",
         ),
+        *(
+            Claim(
+                name=f"{net}-peaks-{clip:g}",
+                statement=f"A {words} keeps less of its accuracy up to a rate of 3, "
+                + (f"clipped at {clip:g}" if clip else "not clipped"),
+                unit="share",
+                measure=by.retained(flat, less=("bottleneck", f"{net}-{clip:g}")),
+                paper="neither super-converges, clipped or not",
+                log=clipped.get((net, clip)),
+            )
+            for net, words in (("bottleneck", "bottleneck ResNet"), ("resnext", "ResNeXt"))
+            for clip in (0, 2)
+        ),
         Claim(
-            name="bottleneck-peaks",
-            statement="A bottleneck network keeps less of its accuracy up to a rate of 3, clipped or not",
+            name="shallow-peaks",
+            statement="The range test of a shallow network peaks: more than a fifth of its best accuracy is lost",
             unit="share",
-            measure=by.retained(flat, less=bottleneck),
-            log=f"{kept - lost:+.2f} ({kept:.2f} against {lost:.2f}, clipped at 2)",
+            measure=by.lost(("fig2a", "shallow")),
+            above=0.2,
+            paper="Figure 2a, from arXiv 1506.01186",
+        ),
+        _points(
+            "shallow-gains-nothing",
+            "One cycle gains no more than half a point on that shallow network",
+            by.difference(("shallow", "piecewise"), shallow),
+            above=-0.5,
         ),
         _points(
             "flat-predicts-gain",
-            "One cycle gains more where the range test is flat than on a shallow network, whose range test peaks",
-            by.combination(*gains, *shallow),
+            "One cycle gains more where the range test is flat than on that shallow network",
+            by.combination(*gains, (-1, shallow), (1, ("shallow", "piecewise"))),
         ),
         Claim(
             name="estimate-is-large",
-            statement="The learning rate estimated from curvature is larger where the range test is flat than on a "
-            "shallow network, whose range test peaks",
+            statement="Curvature allows a larger multiple of the rate in use where the range test is flat than on that "
+            "shallow network",
             unit="times",
             measure=by.estimate_ratio(("fig5", "first"), ("fig5", "shallow")),
             above=1.0,
-            paper="estimates of 2 to 6 for ResNet-56 (Caffe's batch-norm sums counted)",
+            paper="estimates of 2 to 6 for ResNet-56 (Caffe's batch-norm sums counted), 10 to 60 times its rate",
         ),
     )
 
@@ -322,16 +359,9 @@ def _gain(first: str, second: str) -> str:
     return f"{a - b:+.1f} ({a:.1f} against {b:.1f})"
 
 
-def _retained(name: str) -> float:
-    log = author.log(name)
-    pairs = zip(log.lr, log.test_accuracy, strict=True)
-    return by.retention([(rate, value) for rate, value in pairs if rate is not None and value is not None])
-
-
 def _dropout() -> str:
     means = []
     for name in ("lrRange3SS520kDropuoutFig10a", "range3Iter20kFig2b"):
-        log = author.log(name)
-        seen = [v for rate, v in zip(log.lr, log.test_accuracy, strict=True) if rate and v and 0.5 <= rate <= 1.5]
+        seen = [value for rate, value in author.log(name).readings if 0.5 <= rate <= 1.5]
         means.append(100 * sum(seen) / len(seen))
     return f"{means[0] - means[1]:+.1f} ({means[0]:.1f} against {means[1]:.1f})"

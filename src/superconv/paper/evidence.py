@@ -11,6 +11,7 @@ from superconv.studies.compare import speed_up
 from superconv.studies.intervals import mean_interval
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not run"]
+FEWEST_SEEDS = 3  # of a verdict
 Key = tuple[str, str]
 """An experiment and the key of one of its arms."""
 
@@ -39,9 +40,14 @@ class Result:
 
     @property
     def readings(self) -> list[tuple[float, float]]:
-        """(rate, accuracy) at each evaluation; chance where a sweep had ended."""
+        """(rate, accuracy) at each evaluation; chance at those that a sweep did not reach."""
         read = [(r["lr"] or 0.0, float(r["validation_accuracy"] or 0)) for r in self.rows if "validation_accuracy" in r]
-        return [*read, (self.max_lr, self.chance)] if self.stopped else read
+        if self.stopped is None:
+            return read
+        reached = read[-1][0] if read else 0.0
+        spacing = reached / len(read) if reached else self.max_lr
+        missing = max(1, round((self.max_lr - reached) / spacing))
+        return [*read, *((self.max_lr - spacing * i, self.chance) for i in reversed(range(missing)))]
 
 
 class NotRunError(Exception):
@@ -72,7 +78,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with the 95 % interval of its mean; one value has none."""
+    """A number with the 95 % interval of its mean, and the values of the seeds; one value has no interval."""
 
     mean: float
     low: float | None
@@ -85,8 +91,8 @@ Measure = Callable[[Evidence], Measured]
 
 def decide(measured: Measured, above: float) -> tuple[Verdict, str]:
     """Whether a number is above a bound, and why that is said."""
-    if measured.low is None or measured.high is None:
-        return "inconclusive", "one seed has no interval"
+    if measured.low is None or measured.high is None or len(measured.values) < FEWEST_SEEDS:
+        return "inconclusive", f"fewer than {FEWEST_SEEDS} seeds: {len(measured.values)}"
     interval = f"the 95 % interval, {measured.low:.3g} to {measured.high:.3g}, of {len(measured.values)} seeds"
     if measured.low > above:
         return "holds", f"{interval} lies above {above:g}"
@@ -169,35 +175,60 @@ def between(key: Key, less: Key, low: float, high: float) -> Measure:
     return measure
 
 
-def estimate_ratio(key: Key, over: Key, column: str = "plain") -> Measure:
-    """How many times larger the median estimate of one arm is; the mean is geometric."""
+def lost(key: Key) -> Measure:
+    """What is missing from the retention of a range test."""
+
+    def measure(evidence: Evidence) -> Measured:
+        arm = evidence.of(key)
+        return _over_seeds([arm], lambda seed: 1 - retention(arm[seed].readings, chance=arm[seed].chance))
+
+    return measure
+
+
+def estimate_ratio(key: Key, over: Key) -> Measure:
+    """How many times larger the median estimate of one arm is, each in units of its rate; the mean is geometric."""
 
     def measure(evidence: Evidence) -> Measured:
         arms = [evidence.of(key), evidence.of(over)]
-
-        def median(result: Result) -> float:
-            seen = [value for row in result.estimates if (value := row.get(column))]
-            if not seen:
-                raise NotRunError("no estimate was measured")
-            return statistics.median(seen)
-
-        found = _over_seeds(arms, lambda seed: log(median(arms[0][seed]) / median(arms[1][seed])))
+        found = _over_seeds(arms, lambda seed: log(allowed(arms[0][seed]) / allowed(arms[1][seed])))
         low, high = (None if end is None else exp(end) for end in (found.low, found.high))
         return Measured(exp(found.mean), low, high, tuple(map(exp, found.values)))
 
     return measure
 
 
+def allowed(result: Result) -> float:
+    """The median curvature estimate as a multiple of the rate in use, to which every such estimate is proportional.
+
+    Raises:
+        NotRunError: None was measured.
+    """
+    seen = [value / rate for row in result.estimates if (value := row.get("plain")) and (rate := row.get("lr"))]
+    if not seen:
+        raise NotRunError("no estimate was measured")
+    return statistics.median(seen)
+
+
 def updates_saved(cycles: Mapping[int, Key], baseline: tuple[int, Key]) -> Measure:
-    """How many times fewer updates the shortest cycle needs that reaches the baseline; 0 where none does."""
+    """How many times fewer updates the shortest cycle needs that reaches the baseline; 0 where none does.
+
+    Means are compared, and the interval is a bootstrap over seeds; the values compare seed by seed.
+    """
 
     def measure(evidence: Evidence) -> Measured:
-        scores = {n: [result.test for result in evidence.of(key).values()] for n, key in cycles.items()}
+        arms = {n: evidence.of(key) for n, key in sorted(cycles.items())}
         steps, key = baseline
-        reached = [result.test for result in evidence.of(key).values()]
-        (found,) = speed_up(scores, {steps: reached}, name="piecewise")
-        low, high = (found.low or 0.0, found.high or 0.0) if len(reached) > 1 else (None, None)
-        return Measured(found.ratio or 0.0, low, high, tuple(reached))
+        reached = evidence.of(key)
+        scores = {n: [result.test for result in arm.values()] for n, arm in arms.items()}
+        (found,) = speed_up(scores, {steps: [result.test for result in reached.values()]}, name="piecewise")
+
+        def ratio(seed: int) -> float:
+            enough = (n for n, arm in arms.items() if arm[seed].test >= reached[seed].test)
+            return steps / shortest if (shortest := next(enough, None)) else 0.0
+
+        paired = _over_seeds([*arms.values(), reached], ratio)
+        low, high = (found.low or 0.0, found.high or 0.0) if len(paired.values) > 1 else (None, None)
+        return Measured(found.ratio or 0.0, low, high, paired.values)
 
     return measure
 

@@ -1,7 +1,7 @@
 """The page of the reproduction, in Markdown, from the JSON under results/reproduction and the author's logs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any
 from superconv import files
 from superconv.errors import UserError
 from superconv.paper import author
-from superconv.paper.arms import Arm, Experiment
-from superconv.paper.evidence import Evidence
+from superconv.paper.arms import Arm, Experiment, Kind
+from superconv.paper.evidence import Evidence, Result, allowed, retention
 from superconv.paper.experiments import LEFT_OUT, experiments
 from superconv.paper.scales import PAPER, SCALES, Scale
 from superconv.report import reproduction_plots as plots
@@ -20,6 +20,15 @@ from superconv.studies.reproduce import CLAIMS, Store, evidence
 
 FIGURES = "figures/reproduction"
 ORDER = ("holds", "does not hold", "inconclusive", "not run")
+NUMBERS: Mapping[Kind, tuple[str, Callable[[Result], float]]] = {
+    "training": ("Final test accuracy", lambda run: run.test),
+    "range_test": (
+        "Share of the best accuracy above chance that is left over the last third of rates",
+        lambda run: retention(run.readings, chance=run.chance),
+    ),
+    "estimate": ("Median estimate, in units of the rate in use", allowed),
+}
+"""What a table shows of a run."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,9 @@ def _head(made: Sequence[Made], results: Path, page: Path) -> str:
         marks([(m.scale.name, m.store.digest) for m in made]),
         "",
         "Smith & Topin's experiments (arXiv 1708.07120), each as one command, drawn over the author's own logs, and a",
-        "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student),",
-        "lies on its side of the bound, does not hold where it lies on the other, and is inconclusive in between.",
+        "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student;",
+        "for numbers of updates a bootstrap), lies on its side of the bound, does not hold where it lies on the",
+        "other, and is inconclusive in between.",
         "",
         "```",
         "superconv reproduce --list",
@@ -101,6 +111,7 @@ def _scales_words(made: Sequence[Made]) -> list[str]:
         "images held out, and the test split is read once, at the end."
         for s in small
     ]
+    words += [s.pilot for s in small if s.pilot]
     if len(small) < len(made):
         words.append(
             "At scale paper everything is as in the author's files, his use of the test split while training included."
@@ -168,24 +179,33 @@ def _section(name: str, made: Sequence[Made], page: Path) -> str:
 
 
 def _table(experiment: Experiment, present: plots.Results) -> list[str]:
-    lines = ["| | the author's | ours | seeds |", "|---|---|---|---|"]
-    if experiment.kind != "training":
-        return []
+    heading, number = NUMBERS[experiment.kind]
+    lines = [f"{heading}:", "", "| | the author's | ours | seeds |", "|---|---|---|---|"]
     for key, arm in experiment.arms.items():
         runs = present.get(key, {})
         ours = "–"
         if runs:
-            mean, low, high = mean_interval([run.test for run in runs.values()])
-            ours = f"{100 * mean:.2f} %" + (f" ({100 * low:.2f} to {100 * high:.2f})" if low and high else "")
+            mean, low, high = mean_interval([number(run) for run in runs.values()])
+            ours = _shown(mean, experiment)
+            if low is not None and high is not None:
+                ours += f" ({_shown(low, experiment, unit='')} to {_shown(high, experiment, unit='')})"
             diverged = sum(run.stopped == "diverged" for run in runs.values())
             ours += f", {diverged} diverged" if diverged else ""
-        lines.append(f"| {arm.name} | {_theirs(arm)} | {ours} | {len(runs)} |")
+        lines.append(f"| {arm.name} | {_theirs(arm, experiment)} | {ours} | {len(runs)} |")
     return lines
 
 
-def _theirs(arm: Arm) -> str:
-    value = author.log(arm.log).final if arm.log else arm.paper
-    return "–" if value is None else f"{100 * value:.2f} % ({arm.log or 'paper'})"
+def _shown(value: float, experiment: Experiment, unit: str = " %") -> str:
+    return f"{100 * value:.2f}{unit}" if experiment.kind == "training" else f"{value:.2f}"
+
+
+def _theirs(arm: Arm, experiment: Experiment) -> str:
+    log = author.log(arm.log) if arm.log else None
+    if experiment.kind == "range_test":
+        value = retention(log.readings) if log else None
+    else:
+        value = log.final if log else arm.paper
+    return "–" if value is None else f"{_shown(value, experiment)} ({arm.log or 'paper'})"
 
 
 def _images(scale: Scale) -> str:

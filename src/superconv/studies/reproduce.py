@@ -25,6 +25,7 @@ from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
 
 KEPT_ROWS = 120  # of a history
 KEPT_ESTIMATES = 150
+MOST_SEEDS = 20  # that are looked for
 FAILURES, CLAIMS = "failures.json", "claims.json"
 _NUMBERS = (
     *("test_accuracy", "test_loss", "validation_accuracy", "validation_loss", "steps", "stopped", "seconds"),
@@ -175,14 +176,14 @@ def reproduce(
 
 
 def evidence(scale: Scale, store: Store) -> Evidence:
-    """All results of a scale that there are, and why others are not."""
+    """All results of a scale that there are, also of more or fewer seeds than are usual, and why others are not."""
     results: dict[str, dict[str, dict[int, Result]]] = {}
     reasons, failures = {}, store.failures()
     for name, experiment in experiments(scale).items():
         for key, arm in experiment.arms.items():
             if best := best_of(arm, store):
-                found = {spec.seed: store.read(spec) for spec in _seeded(best, range(experiment.seeds))}
-                results.setdefault(name, {})[key] = {seed: r for seed, r in found.items() if r is not None}
+                found = ((spec.seed, store.read(spec)) for spec in _seeded(best, range(MOST_SEEDS)))
+                results.setdefault(name, {})[key] = {seed: r for seed, r in found if r is not None}
         if not experiment.arms:
             reasons[name] = experiment.note
         elif failed := [failures[identity(spec)] for spec in experiment.runs if identity(spec) in failures]:
