@@ -208,7 +208,7 @@ class Trainer:
 
 
 def _compile(model: nn.Module, mode: CompileMode) -> None:
-    """What `Module.compile` does, through one more frame: Dynamo passes over torch's own, and so over a `Sequential`."""
+    """What `Module.compile` does, through one more frame: Dynamo passes over torch's own, so over a `Sequential`."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         return model._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]
