@@ -12,20 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch._dynamo.utils import counters
 
 from superconv.data.source import TensorSource
 from superconv.history import read
 from superconv.integrations.tensorboard import TensorBoardLogger
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
-from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook, Stages
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import range_test
 from superconv.training.task import Task, image_task
-from superconv.training.trainer import Trainer
 
 CPU = ExecutionPlan(device="cpu")
 DIGITS = ImageTask(data="digits")
@@ -299,50 +296,9 @@ def test_fp16_skips_are_not_steps(task):
     assert scaler.rates == list(range(1, 61))
 
 
-def test_fused_sgd_is_not_left_to_skip_updates_of_fp16_itself(task):
-    """Skipping its first one, torch's kernel keeps uninitialised memory as momentum."""
-    with pytest.warns(UserWarning, match="fp16 is not supported on CPU"):
-        trainer = Trainer(task, recipe(), plan=replace(CPU, precision="16-mixed"))
-    optimizer, scaler = trainer.optimizers[0].optimizer, torch.amp.GradScaler("cpu")
-    scaler.scale(sum(p.sum() for p in trainer.model.parameters()) * float("inf")).backward()
-    scaler.step(optimizer)
-    assert not optimizer.state
-
-
-@pytest.mark.slow
-def test_a_compiled_run_learns_as_an_eager_one(task):
-    """The mode that replays CUDA graphs on a GPU; here it only compiles."""
-    plain = replace(task, model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), test=None)
-    eager = train(plain, recipe(), plan=CPU, evaluations=3)
-    before = counters["stats"]["unique_graphs"]
-    compiled = train(plain, recipe(), plan=ExecutionPlan.choose(plan="fp32,compiled=reduce-overhead"), evaluations=3)
-    assert counters["stats"]["unique_graphs"] > before
-    assert compiled.scores["validation_accuracy"] == eager.scores["validation_accuracy"]
-    for name, weight in eager.model.state_dict().items():
-        assert torch.allclose(compiled.model.state_dict()[name], weight, atol=1e-4)
-
-
-@pytest.fixture
-def modes(monkeypatch):
-    """Modes that are asked for of a compiler that takes no time."""
-    asked, compiler = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, mode: asked.append(mode) or compiler(f, backend="aot_eager"))
-    return asked
-
-
-def test_gradients_of_several_parts_are_not_kept_in_cuda_graphs(task, modes):
-    for accumulate in (1, 2):
-        Trainer(task, recipe(accumulate=accumulate), plan=replace(CPU, compiled="max-autotune"))
-    assert modes == ["max-autotune", "default"]
-
-
-def test_curvature_is_probed_eagerly_under_a_compiled_plan(task, modes):
-    hooks = [EstimateHook(Estimation(forms={}, probe_every=2)) for _ in range(2)]
-    for plan, hook in zip((CPU, replace(CPU, compiled="default")), hooks, strict=True):
-        train(task, recipe(steps=2, schedule="constant"), plan=plan, hooks=[hook], evaluations=0)
-    eager, compiled = (hook.rows[-1]["eigenvalue"] for hook in hooks)
-    assert modes == ["default"]
-    assert compiled == pytest.approx(eager, rel=1e-3)
+def test_a_run_has_about_the_rows_that_it_is_told(task, tmp_path):
+    train(task, recipe(), plan=CPU, folder=tmp_path, rows=4, evaluations=0)
+    assert [row["step"] for row in read(tmp_path / "history.jsonl")] == [15, 30, 45, 60]
 
 
 def test_hooks_end_when_a_sweep_is_broken_off():
