@@ -4,6 +4,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -149,6 +150,13 @@ def test_bf16_that_a_gpu_only_imitates_is_no_default(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert ExecutionPlan.choose(device="cuda:1").precision == "32-true"
     assert seen == ["cuda:1"]
+
+
+def test_a_cuda_plan_lets_cudnn_choose_its_kernels(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(plan, "Fabric", MagicMock())
+    ExecutionPlan(device="cuda").fabric()
+    assert torch.backends.cudnn.benchmark
 
 
 class Picky(nn.Module):
