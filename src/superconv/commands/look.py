@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from superconv import cli, files
 from superconv.commands.common import console, print_verdict
@@ -87,7 +87,7 @@ def _print_plans(command: cli.Doctor, data: str) -> None:
     task = image_task(ImageTask(data=data, model=command.model))
     recipe = Recipe(steps=command.steps, batch_size=command.batch_size, max_lr=1.0)
     found = find_plan(task, recipe, device=command.device, limit=LIMIT, use_cache=False)
-    table = Table("plan", "images/s", "quartiles", "", box=None)
+    table = Table(Column("plan", no_wrap=True), "images/s", "quartiles", "", box=None)
     for trial in found.trials:
         rates = [found.batch_size / seconds for seconds in reversed(trial.quartiles or ())]
         table.add_row(
