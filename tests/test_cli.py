@@ -150,6 +150,15 @@ def test_doctor(capsys):
     assert torch.__version__ in capsys.readouterr().out
 
 
+def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkeypatch):
+    monkeypatch.setattr("superconv.training.plan_search.LIMIT", 1.0)
+    assert run("doctor", "--plan", "digits", "--batch-size", "32", "--steps", "50") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "fp32,channels_last,eager" in out
+    assert "taken" in out
+    assert "compiling was not tried: 50 updates" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

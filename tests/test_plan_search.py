@@ -1,18 +1,22 @@
 """The plan search on networks of a second: what it refuses, keeps and leaves alone. Which plan is faster is no test."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import nn
 
+from superconv.data.source import TensorSource
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
-from superconv.training import plan_search
+from superconv.training import plan, plan_search
 from superconv.training.plan import ExecutionPlan
-from superconv.training.plan_search import find_plan
+from superconv.training.plan_search import PlanSearch, Trial, find_plan
 from superconv.training.task import image_task
 
 RECIPE = Recipe(steps=200_000, batch_size=32, max_lr=1.0)
@@ -25,11 +29,11 @@ def task(tmp_path, monkeypatch):
 
 
 def test_the_words_of_a_plan_name_it():
-    plan = ExecutionPlan(precision="bf16-mixed", channels_last=False, compiled="default", threads=3)
-    assert plan.words == "bf16,channels_first,compiled,threads=3"
-    assert ExecutionPlan.choose(device="cpu", plan=plan.words) == plan
-    plan = replace(plan, compiled="max-autotune")
-    assert ExecutionPlan.choose(device="cpu", plan=plan.words) == plan
+    named = ExecutionPlan(precision="bf16-mixed", channels_last=False, compiled="default", threads=3)
+    assert named.words == "bf16,channels_first,compiled,threads=3"
+    assert ExecutionPlan.choose(device="cpu", plan=named.words) == named
+    named = replace(named, compiled="max-autotune")
+    assert ExecutionPlan.choose(device="cpu", plan=named.words) == named
     assert ExecutionPlan.choose(device="cpu", plan=ExecutionPlan().words) == ExecutionPlan()
 
 
@@ -65,16 +69,106 @@ def test_a_result_is_kept_for_the_same_network_and_batch_only(task, tmp_path, mo
     assert len(searched) == 3
 
 
-class Picky(nn.Module):
-    """A network that bfloat16 changes."""
+def measured(default: ExecutionPlan, *, compiled: bool) -> PlanSearch:
+    """An update in 10 ms, or compiled within 40 s one in 5 ms."""
+    trials = [Trial(plan=default, seconds=0.01, quartiles=None, first=0.1)]
+    if compiled:
+        trials.append(Trial(plan=replace(default, compiled="default"), seconds=0.005, quartiles=None, first=40.0))
+    return PlanSearch(plan=default, reason="", batch_size=32, trials=tuple(trials), compiling_tried=compiled)
 
-    def __init__(self, change):
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Searches that take no time, by whether compiling was tried in them."""
+    made = []
+
+    def search(task, recipe, default, samples, limit):
+        made.append(samples / 32 * 0.01 > plan_search.COMPILE_AFTER)
+        return measured(default, compiled=made[-1])
+
+    monkeypatch.setattr(plan_search, "_search", search)
+    return made
+
+
+def test_each_run_chooses_by_its_own_length_among_what_is_kept(task, searches):
+    def compiled(steps):
+        return find_plan(task, replace(RECIPE, steps=steps), device="cpu").plan.compiled
+
+    assert (compiled(3000), compiled(200_000)) == (None, "default")
+    assert searches == [False, True]
+    assert (compiled(3000), compiled(200_000)) == (None, "default")
+    assert len(searches) == 2
+
+
+def test_what_is_kept_for_one_gpu_serves_another_of_its_name(task, searches, monkeypatch):
+    monkeypatch.setattr(plan, "_check_device", lambda device: None)
+    monkeypatch.setattr(plan, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(plan_search, "machine", lambda device: "a GPU")
+    devices = ["cuda:0", "cuda:1"]
+    assert [find_plan(task, RECIPE, device=device).plan.device for device in devices] == devices
+    assert len(searches) == 1
+
+
+def test_a_result_is_kept_for_the_same_inputs_and_processor_only(task, searches, monkeypatch):
+    def sized(side, **kind):
+        inputs = torch.zeros(64, 1, side, side, **kind)
+        return replace(task, model=lambda: nn.Conv2d(1, 10, 3), train=TensorSource(inputs, torch.zeros(64).long()))
+
+    for number, other in enumerate((sized(8), sized(16), sized(8, dtype=torch.float64)), start=1):
+        find_plan(other, RECIPE, device="cpu")
+        assert len(searches) == number
+    monkeypatch.setattr(plan_search, "_processor", lambda: "another")
+    find_plan(sized(8), RECIPE, device="cpu")
+    assert len(searches) == 4
+
+
+def test_quartiles_lie_within_what_was_measured():
+    two = SimpleNamespace(plan=ExecutionPlan(), seconds=[1.0, 3.0], first=1.0, refused="")
+    assert plan_search._Contender.trial(two).quartiles == (1.5, 2.5)
+
+
+def test_a_second_mode_is_not_compiled_where_the_first_took_most_of_the_time(monkeypatch):
+    asked = []
+
+    def started(task, recipe, plans):
+        asked.extend(p.compiled for p in plans)
+        time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(plan_search, "_started", started)
+    monkeypatch.setattr(plan_search, "_race", lambda *_: None)
+    for limit in (60.0, 0.015):
+        monkeypatch.setattr(plan_search, "COMPILED_LIMIT", limit)
+        plan_search._compiled(None, None, SimpleNamespace(plan=ExecutionPlan(device="cuda")), None)
+    assert asked == ["default", "reduce-overhead", "default"]
+
+
+def test_bf16_that_a_gpu_only_imitates_is_no_default(monkeypatch):
+    seen = []
+    monkeypatch.setattr(plan, "_check_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: seen.append(device) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert ExecutionPlan.choose(device="cuda:1").precision == "32-true"
+    assert seen == ["cuda:1"]
+
+
+def test_a_cuda_plan_lets_cudnn_choose_its_kernels(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(plan, "Fabric", MagicMock())
+    ExecutionPlan(device="cuda").fabric()
+    assert torch.backends.cudnn.benchmark
+
+
+class Picky(nn.Module):
+    """A network that one precision changes."""
+
+    def __init__(self, change, dtype=torch.bfloat16):
         super().__init__()
-        self.head, self.change = nn.Linear(64, 10), change
+        self.head, self.change, self.dtype = nn.Linear(64, 10), change, dtype
 
     def forward(self, images):
         output = self.head(images.flatten(1))
-        return self.change(output) if output.dtype == torch.bfloat16 else output
+        return self.change(output) if output.dtype == self.dtype else output
 
 
 def test_a_plan_that_trains_differently_is_refused(task):
@@ -106,6 +200,32 @@ def test_a_plan_that_is_hopelessly_slow_is_given_up(task):
     assert slow
     assert all("times as slow as fp32" in trial.refused and trial.seconds is None for trial in slow)
     assert found.plan.precision == "32-true"
+
+
+def test_every_plan_is_checked_against_fp32(task, monkeypatch):
+    def slow(output):
+        time.sleep(0.01)
+        return output
+
+    checked, check = [], plan_search._Contender.check
+    monkeypatch.setattr(
+        plan_search._Contender, "check", lambda self, other: checked.append(other.plan.words) or check(self, other)
+    )
+    changed = replace(task, model=lambda: Picky(slow, torch.float32))
+    found = find_plan(changed, replace(RECIPE, steps=9000), device="cpu", threads=2, limit=1.0, use_cache=False)
+    assert found.plan.precision == "bf16-mixed"
+    assert any(trial.plan.threads for trial in found.trials)
+    assert set(checked) == {"fp32,channels_first,eager"}
+
+
+def test_where_fp32_does_not_fit_the_default_is_taken(task):
+    def too_large(output):
+        raise torch.OutOfMemoryError("out of memory")
+
+    changed = replace(task, model=lambda: Picky(too_large, torch.float32))
+    found = find_plan(changed, RECIPE, device="cpu", limit=1.0)
+    assert (found.plan, found.trials) == (ExecutionPlan.choose(device="cpu"), ())
+    assert "out of memory" in found.reason
 
 
 def test_nothing_is_left_behind(task):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from data_files import write_parquet
 from PIL import Image
 from torch import nn
+from torch._dynamo.utils import counters
 
 from superconv.cli import main
 from superconv.errors import UserError
@@ -19,6 +20,7 @@ from superconv.recipe import Recipe
 from superconv.studies.speedrun import (
     ATTEMPTS,
     BIAS_RATE,
+    ENDLESS,
     Attempt,
     FreezeWhitening,
     attempt,
@@ -27,6 +29,8 @@ from superconv.studies.speedrun import (
     speedrun,
 )
 from superconv.training.averaging import Lookahead
+from superconv.training.hooks import Hook
+from superconv.training.plan import ExecutionPlan
 
 SHAPE = (3, 32, 32)
 
@@ -165,7 +169,43 @@ def test_a_speed_run_learns_and_reports_every_seed(halves):
     assert [row[0] for row in seen] == [0, 1]
     assert result.accuracies == [row[2] for row in seen]
     assert result.reached == sum(a >= 0.9 for a in result.accuracies) == 2
+    assert result.missed == 0
+    assert result.seconds_range == (min(result.seconds), max(result.seconds))
     assert result.plan == plan
+
+
+def test_everything_is_compiled_in_the_warm_up(halves, monkeypatch):
+    compiler, graphs = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda f, mode: compiler(f, backend="aot_eager"))
+
+    class Counts(Hook):
+        def on_start(self, trainer):
+            graphs.append(counters["stats"]["unique_graphs"])
+
+    before = counters["stats"]["unique_graphs"]
+    speedrun(
+        halves,
+        Attempt(target=0.9, width=2, epochs=20, batch_size=60),
+        seeds=(0,),
+        words="fp32,compiled",
+        hooks=[Counts()],
+        report=lambda *_: graphs.append(counters["stats"]["unique_graphs"]),
+    )
+    assert before < graphs[0] == graphs[1]
+
+
+def test_on_a_gpu_compiling_need_not_pay(halves, monkeypatch):
+    searched = []
+
+    def search(task, recipe, **options):
+        searched.append(recipe.steps)
+        return ExecutionPlan()
+
+    monkeypatch.setattr("superconv.studies.speedrun.plan_for", search)
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(ExecutionPlan, "choose", lambda device: ExecutionPlan(device=device))
+        speedrun(halves, Attempt(target=0.9, width=2, epochs=20, batch_size=60), seeds=(0,), device=device)
+    assert searched == [ENDLESS, 20]
 
 
 def test_the_command_writes_all_numbers(halves, tmp_path, capsys):
@@ -175,8 +215,10 @@ def test_the_command_writes_all_numbers(halves, tmp_path, capsys):
     stored = json.loads(out.read_text())
     assert stored["attempt"] == {"target": 0.5, "width": 2, "epochs": 5, "batch_size": 512}
     assert stored["warmup_seconds"] > 0
+    assert stored["reached"] + stored["missed"] == 1
+    assert stored["seconds_range"] == [stored["seconds_median"]] * 2
     assert stored["command"].startswith("superconv speedrun")
-    assert "test accuracy" in capsys.readouterr().out
+    assert f"missed by {stored['missed']} of 1" in " ".join(capsys.readouterr().out.split())
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -211,6 +211,8 @@ class Doctor:
     """The model for that; none takes one that fits the images."""
     batch_size: int = 256
     """Samples per update for that."""
+    steps: int = 1000
+    """Updates of the run that it is for: compiling is tried for long ones only."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i."""
 

@@ -128,7 +128,7 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
         arguments["momentum"] = recipe.momentum
     elif "betas" in accepted and "betas" not in arguments:
         arguments["betas"] = (recipe.momentum, *accepted["betas"].default[1:])
-    if recipe.optimizer in FUSED and not recipe.clip_norm:  # fp16 cannot clip where the kernel unscales
+    if recipe.optimizer in FUSED:
         arguments.setdefault("fused", not arguments.get("foreach"))
     if unknown := set(arguments) - set(accepted):
         raise UserError(f"{recipe.optimizer} takes no {', '.join(sorted(unknown))} (see optimizer_args)")
@@ -139,3 +139,15 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
         groups = caffe_groups(model, lr=arguments["lr"], weight_decay=arguments["weight_decay"])
         return kind(groups, **arguments)
     return kind(parameters, **arguments)
+
+
+def unfuse(optimizer: Optimizer) -> None:
+    """Let an optimizer do without its fused kernel, as fp16 needs it.
+
+    Where fp16 skips an update inside the kernel, SGD's first one leaves uninitialised memory as momentum (torch 2.13),
+    and gradients cannot be clipped where the kernel unscales them.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            group["fused"] = False
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # what the gradient scaler asks

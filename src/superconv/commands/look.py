@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from superconv import cli, files
 from superconv.commands.common import console, print_verdict
@@ -81,13 +81,13 @@ def doctor(command: cli.Doctor, line: str) -> None:
 def _print_plans(command: cli.Doctor, data: str) -> None:
     from superconv.recipe import Recipe
     from superconv.specs import ImageTask
-    from superconv.training.plan_search import LIMIT, find_plan
+    from superconv.training.plan_search import COMPILE_AFTER, LIMIT, find_plan
     from superconv.training.task import image_task
 
     task = image_task(ImageTask(data=data, model=command.model))
-    recipe = Recipe(steps=1000, batch_size=command.batch_size, max_lr=1.0)
+    recipe = Recipe(steps=command.steps, batch_size=command.batch_size, max_lr=1.0)
     found = find_plan(task, recipe, device=command.device, limit=LIMIT, use_cache=False)
-    table = Table("plan", "images/s", "quartiles", "", box=None)
+    table = Table(Column("plan", no_wrap=True), "images/s", "quartiles", "", box=None)
     for trial in found.trials:
         rates = [found.batch_size / seconds for seconds in reversed(trial.quartiles or ())]
         table.add_row(
@@ -96,5 +96,8 @@ def _print_plans(command: cli.Doctor, data: str) -> None:
             " to ".join(f"{rate:,.0f}" for rate in rates),
             trial.refused or ("taken" if trial.plan == found.plan else ""),
         )
-    Console().print(table)
-    Console().print(f"{task.name}, trials of {found.batch_size} images: {found.reason}", highlight=False)
+    out = Console(highlight=False)
+    out.print(table)
+    out.print(f"{task.name}, trials of {found.batch_size} images: {found.reason}")
+    if found.trials and not found.compiling_tried:
+        out.print(f"compiling was not tried: {recipe.steps} updates last less than {COMPILE_AFTER:g} s (--steps)")

@@ -1,7 +1,6 @@
 """Commands that make several runs and say what they mean together."""
 
 import dataclasses
-import statistics
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -155,13 +154,14 @@ def speedrun(command: cli.Speedrun, line: str) -> None:
     )
     files.write_json(command.out, {**dataclasses.asdict(result), "command": line})
     interval = "" if result.low is None else f" (95 %: {result.low:.2%} to {result.high:.2%})"
+    fastest, slowest = result.seconds_range
     table = Table(show_header=False, box=None)
     for name, value in (
         (
             "test accuracy",
-            f"{result.mean:.2%}{interval}, target {chosen.target:.2%} in {result.reached} of {command.seeds}",
+            f"{result.mean:.2%}{interval}, target {chosen.target:.2%} missed by {result.missed} of {command.seeds}",
         ),
-        ("seconds of a run", f"{statistics.median(result.seconds):.1f}, test included; median of {command.seeds}"),
+        ("seconds of a run", f"{result.seconds_median:.1f} ({fastest:.1f} to {slowest:.1f}), test included"),
         (
             "beside them, once",
             f"data {result.load_seconds:.1f} s, plan {result.search_seconds:.1f} s, "

@@ -61,7 +61,7 @@ def random_bits(seed: int, stream: Stream, epochs: Tensor | int, indices: Tensor
         int64 of the shape of ``indices``, on its device.
     """
     key = _mix(torch.tensor(_signed(seed * _STREAMS + stream)) + _GOLDEN).item()
-    x = _mix(torch.as_tensor(epochs, device=indices.device) * _GOLDEN + int(key))
+    x = _mix(torch.as_tensor(epochs) * _GOLDEN + int(key))  # one number is mixed on the CPU: no GPU waits for it
     return _mix(indices * _GOLDEN + x)
 
 

@@ -1,5 +1,6 @@
 """Seconds to a target accuracy, by the network and recipe of the CIFAR-10 speed records."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +22,15 @@ from superconv.studies.intervals import mean_interval
 from superconv.studies.runner import plan_for
 from superconv.training.averaging import Lookahead
 from superconv.training.hooks import Hook
-from superconv.training.loop import train
-from superconv.training.plan import machine, versions
+from superconv.training.loop import Run, train
+from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.task import Task, image_task
 from superconv.training.trainer import Trainer
 
 WHITENED = 5000  # training images that the first layer is computed from
 BIAS_RATE = 64  # times the rate, for the biases of batch norms
+ROWS = 20  # times that a run is looked at: each time the device is waited for
+ENDLESS = 10**9  # updates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ def record_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         {"params": others, "lr": lr, "weight_decay": decay},
         {"params": biases, "lr": BIAS_RATE * lr, "weight_decay": decay / BIAS_RATE},
     ]
-    return SGD(groups, lr=lr, momentum=recipe.momentum, **recipe.optimizer_args)
+    return SGD(groups, lr=lr, momentum=recipe.momentum, **{"fused": True, **recipe.optimizer_args})
 
 
 class FreezeWhitening(Hook):
@@ -134,6 +137,11 @@ class Speedrun:
     """On the test split, over the network's views; 0 where a run diverged."""
     reached: int
     """Runs at or above the target."""
+    missed: int
+    """Runs below it."""
+    seconds_median: float
+    seconds_range: tuple[float, float]
+    """Of the fastest and the slowest run."""
     mean: float
     low: float | None
     """Lower end of the mean's 95 % interval; none for one run."""
@@ -142,7 +150,7 @@ class Speedrun:
     search_seconds: float
     """Of the execution plan; next to nothing where it was kept from an earlier search."""
     warmup_seconds: float
-    """Of the first updates, in which kernels are chosen and, under a compiled plan, made."""
+    """Of a few updates and a test on training images, in which kernels are chosen and, under a compiled plan, made."""
     plan: str
     machine: str
     recipe: dict[str, Any]
@@ -180,27 +188,33 @@ def speedrun(
     steps = max(20, round(chosen.epochs * len(task.train) / chosen.batch_size))
     recipe = record_recipe(steps, chosen.batch_size)
     load_seconds = clock.lap()
-    plan = plan_for(task, replace(recipe, steps=steps * len(seeds)), device=device, words=words)
+    # Compiling falls into the warm-up and need not pay on a GPU, where it takes seconds; on a CPU it takes minutes.
+    long = steps * len(seeds) if ExecutionPlan.choose(device=device).device == "cpu" else ENDLESS
+    plan = plan_for(task, replace(recipe, steps=long), device=device, words=words)
     search_seconds = clock.lap()
-    train(replace(task, test=None), replace(recipe, steps=20), plan=plan)
+    _train(_rehearsal(task), replace(recipe, steps=20), plan=plan)
     warmup_seconds = clock.lap()
     seconds: list[float] = []
     accuracies: list[float] = []
     for seed in seeds:
-        run = train(task, recipe, plan=plan, seed=seed, hooks=[Lookahead(), FreezeWhitening(), *hooks])
+        run = _train(task, recipe, plan=plan, seed=seed, hooks=hooks)
         if run.stopped == "interrupted":
             raise Interrupted(f"stopped in the run of seed {seed}, after {len(accuracies)} whole ones")
         seconds.append(clock.lap())
         accuracies.append(run.scores.get("test_accuracy") or 0.0)
         if report:
             report(seed, seconds[-1], accuracies[-1])
+    reached = sum(accuracy >= chosen.target for accuracy in accuracies)
     mean, low, high = mean_interval(accuracies)
     return Speedrun(
         data=name,
         attempt=chosen,
         seconds=seconds,
         accuracies=accuracies,
-        reached=sum(accuracy >= chosen.target for accuracy in accuracies),
+        reached=reached,
+        missed=len(accuracies) - reached,
+        seconds_median=statistics.median(seconds),
+        seconds_range=(min(seconds), max(seconds)),
         mean=mean,
         low=low,
         high=high,
@@ -212,6 +226,19 @@ def speedrun(
         recipe=plain(recipe),
         versions=versions(),
     )
+
+
+def _train(task: Task, recipe: Recipe, *, plan: ExecutionPlan, seed: int = 0, hooks: Sequence[Hook] = ()) -> Run:
+    return train(task, recipe, plan=plan, seed=seed, hooks=[Lookahead(), FreezeWhitening(), *hooks], rows=ROWS)
+
+
+def _rehearsal(task: Task) -> Task:
+    """The task with training images for its test, as many as that has: kernels depend on the sizes of batches."""
+    train, test = task.train, task.test
+    assert isinstance(train, ResidentImages)
+    assert test is not None
+    count = len(test)
+    return replace(task, test=replace(train, images=train.images[:count], labels=train.labels[:count]))
 
 
 class _Clock:

@@ -7,6 +7,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from superconv.history import History, Row
 from superconv.rates.curvature import stable_lr, top_eigenvalues
 from superconv.rates.hessian_free import HessianFreeLR
@@ -93,7 +95,8 @@ class EstimateHook(Hook):
     def _probe(self, trainer: Trainer) -> Row:
         inputs, target = trainer.fixed_batch(PROBE_SAMPLES)
         model, group = trainer.model.module, trainer.optimizers[0].param_groups[0]
-        found = top_eigenvalues(model, lambda: trainer.task.loss(model(inputs), target))
+        with torch.compiler.set_stance("force_eager"):  # compiled backward passes cannot be differentiated
+            found = top_eigenvalues(model, lambda: trainer.task.loss(model(inputs), target))
         eigenvalue = float(found.values[0])
         bound = stable_lr(eigenvalue, momentum=trainer.momentum or 0.0, nesterov=bool(group.get("nesterov")))
         return {

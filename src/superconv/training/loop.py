@@ -22,7 +22,7 @@ from superconv.training.signals import StopRequest
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
-ROWS = 100  # about so many rows a run has in its history …
+ROWS = 100  # about so many rows a run has in its history if not told otherwise …
 MAX_LOG_EVERY = 50  # … and more where they would lie further apart than this, in updates
 
 Stopped = Literal["interrupted", "diverged"]
@@ -55,6 +55,7 @@ def train(
     resume: bool = False,
     evaluations: int = 10,
     evaluation_samples: int | None = None,
+    rows: int = ROWS,
     checkpoint_steps: int | None = None,
     checkpoint_minutes: float = 2.0,
     hooks: Sequence[Hook] = (),
@@ -72,6 +73,7 @@ def train(
         evaluations: How often the validation split is read, the end included; 0 leaves that out.
         evaluation_samples: So many of its samples each time; none takes all. More than there are go around them, each
             evaluation going on where the last one stopped, as Caffe's do. The final scores are always of all.
+        rows: Of the history, about; at each the device is waited for.
         checkpoint_steps: Write a checkpoint every so many updates, besides the timed ones.
         checkpoint_minutes: Write a checkpoint when the last is older than this; a killed run loses no more.
         hooks: Look on while the run goes.
@@ -94,7 +96,13 @@ def train(
                 hook.on_start(trainer)
             try:
                 stopped, rates = _updates(
-                    trainer, history, saver, request, evaluations=evaluations, evaluation_samples=evaluation_samples
+                    trainer,
+                    history,
+                    saver,
+                    request,
+                    evaluations=evaluations,
+                    evaluation_samples=evaluation_samples,
+                    rows=rows,
                 )
             finally:
                 for hook in hooks:
@@ -123,10 +131,11 @@ def _updates(
     *,
     evaluations: int,
     evaluation_samples: int | None,
+    rows: int,
 ) -> tuple[Stopped | None, list[float]]:
     """All updates that remain; why they ended early, and the images per second between two rows."""
     steps, validation = trainer.recipe.steps, trainer.task.validation
-    log_every = min(MAX_LOG_EVERY, max(1, steps // ROWS))
+    log_every = min(MAX_LOG_EVERY, max(1, steps // rows))
     evaluate_at = {ceil(steps * k / evaluations) for k in range(1, evaluations + 1)} if validation else set()
     batches = trainer.batches()
     rates: list[float] = []

@@ -52,7 +52,7 @@ class ExecutionPlan:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         _check_device(device)
         chosen = cls(device=device)
-        if device.startswith("cuda") and torch.cuda.is_bf16_supported():
+        if device.startswith("cuda") and computes_bf16(device):
             chosen = replace(chosen, precision="bf16-mixed")
         for word in (plan or "").split(","):
             chosen = replace(chosen, **_meaning(word.strip()))
@@ -91,7 +91,15 @@ class ExecutionPlan:
             _keep_freed_memory()
             if self.threads:
                 torch.set_num_threads(self.threads)
+        else:
+            torch.backends.cudnn.benchmark = True
         return fabric
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether a CUDA device has bf16 instructions; those before Ampere only imitate it."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The execution plan for a task on this machine, found by timing real updates of it."""
 
+import gc
 import hashlib
 import os
+import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from superconv.data.cache import cache_folder
 from superconv.errors import UserError
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
-from superconv.training.plan import CompileMode, ExecutionPlan, Precision, machine, versions
+from superconv.training.plan import CompileMode, ExecutionPlan, Precision, computes_bf16, machine, versions
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
@@ -40,8 +42,15 @@ class Trial:
     seconds: float | None
     """Median of an update; none where the plan was refused before it was timed."""
     quartiles: tuple[float, float] | None
+    first: float
+    """Seconds of the first update, in which a compiled plan makes its kernels."""
     refused: str = ""
     """Why it must not be used."""
+
+    @property
+    def pace(self) -> float:
+        """Seconds of an update; infinite where the plan must not be used."""
+        return inf if self.refused or self.seconds is None else self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,7 @@ class PlanSearch:
     batch_size: int
     """Of the trials: smaller than the run's where that would have taken too long."""
     trials: tuple[Trial, ...] = ()
+    compiling_tried: bool = False
 
 
 def find_plan(
@@ -66,16 +76,16 @@ def find_plan(
 ) -> PlanSearch:
     """Time a few updates under every plan that this device offers, and take the fastest that trains like fp32.
 
-    A result is kept in the user's cache folder for the same network, batch, machine and versions. Several processes
-    take the default plan: a search would have to keep them in step.
+    Trials are kept in the user's cache folder for the same network, batch, machine and versions, and each run chooses
+    among them by its own length. Several processes take the default plan: a search would have to keep them in step.
 
     Args:
         task: What will run.
         recipe: Its batch size, optimizer and length; the rate of the trials is small.
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         threads: That a run will have; torch's choice if not given.
-        limit: Seconds that it may take, about; not given, 5, but at most a tenth of what the run itself will need.
-            Below 1 there is no search, and the default plan is taken.
+        limit: Seconds that it may take, about, compiling apart; not given, 5, but at most a tenth of what the run
+            itself will need. Below 1 there is no search, and the default plan is taken.
         use_cache: Take and keep results of earlier searches.
 
     Raises:
@@ -85,20 +95,25 @@ def find_plan(
     batch_size = recipe.batch_size // recipe.accumulate
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return PlanSearch(plan=default, reason="several processes take the default plan", batch_size=batch_size)
+    samples = recipe.steps * recipe.batch_size
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)
         with isolated_rng():
             path = cache_folder() / "plans" / f"{_key(task, default.device, batch_size, recipe.optimizer)}.json"
-            if use_cache and (kept := _kept(path)):
-                return kept
-            trial = replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
-            found = _search(task, trial, default, recipe.steps * recipe.accumulate, limit)
+            found = _kept(path, default.device) if use_cache else None
+            if found is None or (not found.compiling_tried and _long(found.trials, samples / found.batch_size)):
+                trial = replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
+                found = _search(task, trial, default, samples, limit)
+                if use_cache and found.trials:
+                    files.write_json(path, asdict(found))
+    except RuntimeError as error:  # fp32 may not fit into the memory of a GPU that has enough for bf16
+        reason = f"the default plan: none could be timed ({' '.join(str(error).split())[:100]})"
+        return PlanSearch(plan=default, reason=reason, batch_size=batch_size)
     finally:
         torch.set_num_threads(before)
-    if use_cache and found.trials:
-        files.write_json(path, asdict(found))
-    return found
+        gc.collect()  # trainers lie in reference cycles, and hold a GPU's memory
+    return _chosen(found, samples) if found.trials else found
 
 
 class _Contender:
@@ -113,10 +128,6 @@ class _Contender:
         self.losses: list[float] = []
         self.first = self._timed()  # with everything that is made once
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds) if self.seconds and not self.refused else inf
-
     def update(self) -> None:
         self.seconds.append(self._timed())
 
@@ -129,10 +140,10 @@ class _Contender:
         return next(self._batches)[0].dim() == 4
 
     def trial(self) -> Trial:
-        quartiles = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else None
+        quartiles = statistics.quantiles(self.seconds, n=4, method="inclusive") if len(self.seconds) > 1 else None
         spread = (quartiles[0], quartiles[2]) if quartiles else None
         seconds = statistics.median(self.seconds) if self.seconds else None
-        return Trial(plan=self.plan, seconds=seconds, quartiles=spread, refused=self.refused)
+        return Trial(plan=self.plan, seconds=seconds, quartiles=spread, first=self.first, refused=self.refused)
 
     def _timed(self) -> float:
         torch.set_num_threads(self._threads)
@@ -141,19 +152,20 @@ class _Contender:
         if len(self.losses) < CHECKED:
             self.losses.append(self._trainer.read()["loss"])
         if self.plan.device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.plan.device)
         return time.perf_counter() - began
 
 
-def _search(task: Task, recipe: Recipe, default: ExecutionPlan, updates: int, limit: float | None) -> PlanSearch:
+def _search(task: Task, recipe: Recipe, default: ExecutionPlan, samples: int, limit: float | None) -> PlanSearch:
+    """Trials, with no choice made yet, or the default plan without any."""
     began, asked = time.perf_counter(), recipe.batch_size
     cpu = default.device == "cpu"
+    task = replace(task, train=task.train.to(default.device))  # once for all
     small = replace(recipe, batch_size=min(asked, SMALL_BATCH)) if cpu else recipe
     reference = _Contender(task, small, replace(default, precision="32-true", channels_last=False))
     reference.update()
-    pace = reference.median / small.batch_size  # seconds of a sample
-    whole = pace * asked * updates
-    limit = min(LIMIT, SHARE * whole) if limit is None else limit
+    pace = reference.trial().pace / small.batch_size  # seconds of a sample
+    limit = min(LIMIT, SHARE * pace * samples) if limit is None else limit
     if limit < LEAST:
         reason = "the default plan: the run is over sooner than a search would pay"
         return PlanSearch(plan=default, reason=reason, batch_size=asked)
@@ -164,35 +176,40 @@ def _search(task: Task, recipe: Recipe, default: ExecutionPlan, updates: int, li
         reference = _Contender(task, recipe, reference.plan)
         reference.update()
     contenders = [reference, *_started(task, recipe, plans[1:])]
-    _race(contenders, began + 0.7 * limit)
-    best = _choose(contenders)
-    threads = best.plan.threads or torch.get_num_threads()
+    _race(contenders, reference, began + 0.7 * limit)
+    threads = torch.get_num_threads()
     if cpu and threads > 1:
-        fewer = [replace(best.plan, threads=n) for n in sorted({threads // 2, 1}, reverse=True)]
-        final = [best, *_started(task, recipe, fewer)]
-        _race(final, began + limit)
-        contenders += final[1:]
-        best = _choose(final)
-    if updates * asked * best.median / recipe.batch_size > COMPILE_AFTER:
-        modes: tuple[CompileMode, ...] = ("default",) if cpu else ("default", "reduce-overhead")
-        contenders += (made := _started(task, recipe, [replace(best.plan, compiled=mode) for mode in modes]))
-        _race([best, *made], time.perf_counter() + COMPILED_LIMIT / 4)
-        gained = {c: (best.median - c.median) * updates * asked / recipe.batch_size for c in made}
-        best = min((c for c in made if gained[c] > 3 * c.first), default=best, key=lambda c: c.median)
-    for contender in contenders:
-        contender.check(reference)
-    contenders += hopeless
-    ratio = reference.median / best.median
-    reason = f"{best.plan.words}: {ratio:.2g} times as fast as plain fp32 over {len(best.seconds)} updates"
-    trials = tuple(contender.trial() for contender in contenders)
-    return PlanSearch(plan=best.plan, reason=reason, batch_size=recipe.batch_size, trials=trials)
+        best = _eager([c.trial() for c in contenders]).plan
+        fewer = [replace(best, threads=n) for n in sorted({threads // 2, 1}, reverse=True)]
+        contenders += _started(task, recipe, fewer)
+        _race([c for c in contenders if c.plan in (best, *fewer)], reference, began + limit)
+    trials = [c.trial() for c in contenders]
+    if tries := _long(trials, samples / recipe.batch_size):
+        best = _eager(trials).plan
+        contenders += _compiled(task, recipe, next(c for c in contenders if c.plan == best), reference)
+    trials = [c.trial() for c in (*contenders, *hopeless)]
+    return PlanSearch(
+        plan=default, reason="", batch_size=recipe.batch_size, trials=tuple(trials), compiling_tried=tries
+    )
+
+
+def _compiled(task: Task, recipe: Recipe, eager: _Contender, reference: _Contender) -> list[_Contender]:
+    """A contender's plan compiled, in as many modes as the time for it allows."""
+    began = time.perf_counter()
+    modes: tuple[CompileMode, ...] = ("default",) if eager.plan.device == "cpu" else ("default", "reduce-overhead")
+    made: list[_Contender] = []
+    for mode in modes:
+        if 2 * (time.perf_counter() - began) < COMPILED_LIMIT:  # one mode takes about as long as another
+            made += _started(task, recipe, [replace(eager.plan, compiled=mode)])
+    _race([eager, *made], reference, began + COMPILED_LIMIT)
+    return made
 
 
 def _plans(reference: _Contender) -> list[ExecutionPlan]:
     """Eager plans, the simplest first."""
     cuda = reference.plan.device.startswith("cuda")
     precisions: list[Precision] = ["32-true"]
-    if not cuda or torch.cuda.is_bf16_supported():
+    if not cuda or computes_bf16(reference.plan.device):
         precisions.append("bf16-mixed")
     if cuda:
         precisions.append("16-mixed")
@@ -207,9 +224,9 @@ def _bearable(
     tried = _started(task, recipe, plans)
     for contender in tried:
         contender.update()
-    reference = tried[0].median
+    fp32 = tried[0].trial().pace
     for contender in tried:
-        if (times := contender.median / reference) > HOPELESS:
+        if (times := contender.trial().pace / fp32) > HOPELESS:
             contender.refused = f"{times:.2g} times as slow as fp32 on {recipe.batch_size} samples"
             contender.seconds.clear()
     return [c.plan for c in tried if not c.refused], [c for c in tried if c.refused]
@@ -226,42 +243,82 @@ def _started(task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]) -> list
     return started
 
 
-def _race(contenders: Sequence[_Contender], until: float) -> None:
+def _race(contenders: Sequence[_Contender], reference: _Contender, until: float) -> None:
     """Let them take turns until the time is over, those that are clearly slower only at first."""
     for lap in range(ROUNDS):
-        fastest = min(c.median for c in contenders)
+        fastest = min(c.trial().pace for c in contenders)
         for contender in contenders:
-            if lap < 2 or contender.median < 1.3 * fastest:
+            if lap < 2 or contender.trial().pace < 1.3 * fastest:
                 contender.update()
         for contender in contenders:
-            contender.check(contenders[0])
+            contender.check(reference)
         if time.perf_counter() > until and lap >= 1:
             return
 
 
-def _choose(contenders: Sequence[_Contender]) -> _Contender:
+def _chosen(found: PlanSearch, samples: int) -> PlanSearch:
+    """The search with what a run of so many samples should take; compiling must save three times what it costs."""
+    eager, updates = _eager(found.trials), samples / found.batch_size
+    worth = [t for t in found.trials if t.plan.compiled and updates * (eager.pace - t.pace) > 3 * t.first]
+    best = min([*worth, eager], key=lambda trial: trial.pace)
+    ratio = found.trials[0].pace / best.pace
+    return replace(found, plan=best.plan, reason=f"{best.plan.words}: {ratio:.2g} times as fast as plain fp32")
+
+
+def _eager(trials: Sequence[Trial]) -> Trial:
+    """The best plan that is not compiled: first whatever the threads, then with fewer of them."""
+    first = _simplest([t for t in trials if not t.plan.compiled and not t.plan.threads])
+    return _simplest([first, *(t for t in trials if not t.plan.compiled and t.plan.threads)])
+
+
+def _simplest(trials: Sequence[Trial]) -> Trial:
     """The fastest, or the first that cannot be told from it."""
-    best = min(contenders, key=lambda c: c.median)
-    high = max(EVEN * best.median, (best.trial().quartiles or (0.0, 0.0))[1])
-    return next(c for c in contenders if c.median <= high)
+    best = min(trials, key=lambda trial: trial.pace)
+    high = max(EVEN * best.pace, (best.quartiles or (0.0, 0.0))[1])
+    return next(trial for trial in trials if trial.pace <= high)
+
+
+def _long(trials: Sequence[Trial], updates: float) -> bool:
+    """Whether so many updates last long enough to try compiling for them."""
+    return updates * _eager(trials).pace > COMPILE_AFTER
 
 
 def _key(task: Task, device: str, batch_size: int, optimizer: str) -> str:
     model = task.model()
     tensors = [(name, list(t.shape)) for name, t in model.state_dict().items()]
-    facts = [repr(model), tensors, batch_size, optimizer, machine(device), os.cpu_count(), versions()]
+    first = torch.zeros(1, dtype=torch.int64)
+    sample, _ = next(task.train.batches([(first, first)], seed=0, augment=False))
+    inputs = [list(sample.shape), sample.dtype]
+    where = [machine(device), _processor() if device == "cpu" else "", os.cpu_count(), versions()]
+    facts = [repr(model), tensors, inputs, batch_size, optimizer, where]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def _kept(path: Path) -> PlanSearch | None:
+def _processor() -> str:
+    """Model and instructions of the CPU, where Linux tells them: only some of those with AVX512 have bf16."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor()
+    lines = path.read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _kept(path: Path, device: str) -> PlanSearch | None:
+    """An earlier search, for a device that may have another number than then."""
     if not path.exists():
         return None
     try:
         stored = files.read_json(path)
         trials = tuple(
-            Trial(**{**t, "plan": ExecutionPlan(**t["plan"]), "quartiles": t["quartiles"] and tuple(t["quartiles"])})
+            Trial(
+                **{
+                    **t,
+                    "plan": ExecutionPlan(**{**t["plan"], "device": device}),
+                    "quartiles": t["quartiles"] and tuple(t["quartiles"]),
+                }
+            )
             for t in stored["trials"]
         )
-        return PlanSearch(**{**stored, "plan": ExecutionPlan(**stored["plan"]), "trials": trials})
+        return PlanSearch(**{**stored, "plan": trials[0].plan, "trials": trials})  # it is chosen anew
     except (UserError, TypeError, KeyError):
         return None  # damaged, or of another version

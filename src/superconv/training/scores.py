@@ -27,6 +27,8 @@ class Scores:
 
     def add(self, output: Tensor, target: Tensor, loss: Tensor) -> None:
         """Add a batch; its loss is the mean over its samples."""
+        if self._waiting and len(target) != len(self._waiting[0][1]):  # batches of one size share a factor
+            self._measure()
         self._waiting.append((output.detach(), target, loss.detach()))
         self._numbers += output.numel()
         if self._numbers > self._limit:
@@ -54,8 +56,8 @@ class Scores:
             return
         outputs, targets, losses = zip(*self._waiting, strict=True)
         metrics = losses if self._metric is None else tuple(map(self._metric, outputs, targets))
-        samples = torch.tensor([len(target) for target in targets], dtype=torch.float64).to(self._sums.device)
-        means = [torch.stack(losses).double(), torch.stack(metrics).double(), torch.ones_like(samples)]
-        self._sums += torch.stack(means) @ samples
+        columns = [torch.stack(losses).double(), torch.stack(metrics).double()]
+        means = torch.stack([*columns, torch.ones_like(columns[0])])
+        self._sums.add_(means.sum(1), alpha=len(targets[0]))  # a tensor of sizes would have to be brought to the device
         self._waiting.clear()
         self._numbers = 0

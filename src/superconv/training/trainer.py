@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from superconv.data import Source
 from superconv.data.sampling import Draw, Order, in_order
 from superconv.errors import UserError
+from superconv.optim import unfuse
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.recipe import Recipe
 from superconv.training.hooks import Hook, Stages
-from superconv.training.plan import ExecutionPlan
+from superconv.training.plan import CompileMode, ExecutionPlan
 from superconv.training.scores import Scores
 from superconv.training.task import Task
 
@@ -52,10 +53,13 @@ class Trainer:
         model = task.model()
         if plan.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if plan.compiled:
-            model.compile(mode=plan.compiled)
+        if plan.compiled:  # replayed CUDA graphs write over gradients that must last for several parts
+            _compile(model, plan.compiled if recipe.accumulate == 1 else "default")
         made = task.optimizer(model, recipe)
         optimizers = [made] if isinstance(made, Optimizer) else list(made)
+        if plan.precision == "16-mixed":
+            for optimizer in optimizers:
+                unfuse(optimizer)
         self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
         # Fabric's wrappers only convert, or bring processes together: idle, they cost a small network 10 %.
         plain = self.fabric.world_size == 1 and plan.precision == "32-true"
@@ -201,6 +205,15 @@ class Trainer:
         if self.task.metric is not None:
             means[self.task.metric_name] = metric / max(samples, 1)
         return means
+
+
+def _compile(model: nn.Module, mode: CompileMode) -> None:
+    """What `Module.compile` does, through one more frame: Dynamo passes over torch's own, so over a `Sequential`."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return model._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]
+
+    model._compiled_call_impl = torch.compile(call, mode=mode)
 
 
 def _parts(draw: Draw, parts: int) -> Iterator[Draw]:
