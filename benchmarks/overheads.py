@@ -159,7 +159,7 @@ def train_for_memory(method: str) -> None:
     task, batch_size, _ = NETWORKS["ResNet-20"]
     task = replace(image_task(task), test=None, validation=None)
     if method == "plain loop":
-        throughput.plain(task, batch_size, 20)
+        throughput.plain(task, batch_size, 20, "cpu")
     else:
         ours(task, Recipe(steps=20, batch_size=batch_size, max_lr=0.05), ExecutionPlan(channels_last=False))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
