@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import image_task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import overheads
 import peers
 import records
 import time_to_accuracy
@@ -88,3 +90,13 @@ def test_the_finders_suggestion_is_that_of_its_own_plot():
         finder.history = {"lr": torch.logspace(-7, 2, 100).tolist(), "loss": losses}
         assert peers.suggested(finder.history) == finder.plot(ax=Figure().subplots())[1]
     assert peers.suggested({"lr": [0.1] * 15, "loss": [1.0] * 15}) == 1e-3
+
+
+def test_the_overheads_parts_are_clocked_and_the_classes_put_back(digits):
+    recipe, plan = Recipe(steps=20, batch_size=32, max_lr=0.05), ExecutionPlan(channels_last=False)
+    task = replace(digits, validation=None)
+    before = overheads.Scores.add
+    found = overheads.parts(task, recipe, plan, overheads.bare(task, recipe, plan)() / recipe.steps)
+    assert overheads.Scores.add is before
+    assert set(found) == {"scheduler", "metrics", "history", "progress", "estimator", "checkpoint"}
+    assert all(share > 0 for share in found.values())
