@@ -168,7 +168,7 @@ def show(rows: list[Facts], stored: int) -> None:
             seconds = statistics.median(row["seconds"] for row in own)
             best[target, model] = min(seconds, best.get((target, model), seconds))
     table = Table(*names, "seconds", "reached", "times superconv's best")
-    for key, own in sorted(groups.items(), key=lambda group: group[0][:3]):
+    for key, own in sorted(groups.items(), key=lambda group: group[0][:2]):
         seconds, hits = [row["seconds"] for row in own], sum(row["reached"] for row in own)
         over, base = "" if hits == len(own) else "over ", best.get(key[:2])
         ratio = f"{over}{statistics.median(seconds) / base:.1f}" if base else ""
