@@ -7,19 +7,18 @@ calls are timed from inside, because the difference of two step times is noisier
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
+import records
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from superconv import models
+from superconv import files, models
 from superconv.rates.hessian_free import HessianFreeLR
-from superconv.training.plan import machine, versions
 
 FORMS = {
     "plain": {"form": "plain"},
@@ -100,10 +99,8 @@ def main() -> None:
             f"{row['parameter_copies']:.2f}",
         )
     Console().print(table)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     facts = {"batch_size": given.batch_size, "model": "resnet20", "precision": "fp32", "steps": len(whole)}
-    about = {**facts, "machine": machine("cpu"), "versions": versions()}
-    given.out.write_text(json.dumps({"forms": rows, **about}, indent=1) + "\n")
+    files.write_json(given.out, {"forms": rows, **facts, "command": records.command(), **records.place("cpu")})
 
 
 if __name__ == "__main__":

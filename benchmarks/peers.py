@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,13 +38,23 @@ try:
 except ImportError as error:
     MISSING["schedule-free"] = str(error)
 
-PLAIN = ExecutionPlan(channels_last=False)
 QUIET = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+
+
+def plain_plan(device: str = "cpu") -> ExecutionPlan:
+    """What a loop that knows of no plans does: fp32, channels-first, eager."""
+    return ExecutionPlan.choose(device=device, plan="fp32,channels_first")
+
+
+def wait(device: str | torch.device) -> None:
+    """Let the device finish before a clock is read."""
+    if str(device).startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def alone(function: Callable, *arguments: object) -> object:
@@ -69,18 +80,47 @@ class Images(Dataset):
         return image.flip(-1) if self.flip and torch.rand(()) < 0.5 else image, self.labels[index]
 
 
+class Planned(nn.Module):
+    """A network under an execution plan, for loops that know of none: any inputs in, fp32 on the plan's device out."""
+
+    def __init__(self, network: nn.Module, plan: ExecutionPlan) -> None:
+        super().__init__()
+        self.network, self.plan = network.to(plan.device), plan
+        if plan.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if plan.compiled:
+            self.network.compile(mode=plan.compiled)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The network's output."""
+        inputs = inputs.to(self.plan.device)
+        if self.plan.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.plan.precision)
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
+            return self.network(inputs).float()
+
+
+def scaler(plan: ExecutionPlan) -> torch.amp.GradScaler:
+    """Scales losses where a plan computes in fp16; elsewhere it changes nothing."""
+    return torch.amp.GradScaler(plan.device.partition(":")[0], enabled=plan.precision == "16-mixed")
+
+
 class TargetReachedError(Exception):
     """The target was reached: nothing more to do."""
 
 
 @dataclass
 class Watch:
-    """A clock that stands still while validation accuracy is read, and a target that ends the run."""
+    """A clock that stands still while validation accuracy is read, a target that ends the run, and where it runs."""
 
     task: Task
     target: float
     every: int
     """Updates between two readings."""
+    plan: ExecutionPlan = field(default_factory=plain_plan)
+    fused: bool | None = None
+    """True under a plan of superconv's, whose optimizers are fused; none leaves torch's choice."""
     points: list[tuple[float, int, float]] = field(default_factory=list)
     """Seconds, updates and validation accuracy of each reading."""
     peak: float | None = None
@@ -89,9 +129,14 @@ class Watch:
     def __post_init__(self) -> None:
         self._began, self._paused = time.perf_counter(), 0.0
 
+    def network(self) -> Planned:
+        """A fresh network under the plan."""
+        return Planned(self.task.model(), self.plan)
+
     @property
     def seconds(self) -> float:
         """Time so far, readings apart."""
+        wait(self.plan.device)
         return time.perf_counter() - self._began - self._paused
 
     def read(self, step: int, network: nn.Module, *, last: bool = False) -> None:
@@ -104,9 +149,10 @@ class Watch:
             return
         seconds, began = self.seconds, time.perf_counter()
         network.eval()
+        device = next(network.parameters()).device
         with torch.inference_mode():
             split = self.task.validation.batches(in_order(len(self.task.validation), 1000), seed=0, augment=False)
-            right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in split)
+            right = sum(int((network(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in split)
         accuracy = right / len(self.task.validation)
         self.points.append((seconds, step, accuracy))
         self._paused += time.perf_counter() - began
@@ -119,24 +165,14 @@ def data_loader(task: Task, batch_size: int) -> DataLoader:
     return DataLoader(Images(task), batch_size=batch_size, shuffle=True, drop_last=True)
 
 
-def _network(task: Task, plan: ExecutionPlan) -> nn.Module:
-    network = task.model()
-    return network.to(memory_format=torch.channels_last) if plan.channels_last else network
-
-
-def forward(plan: ExecutionPlan, network: nn.Module, images: Tensor) -> Tensor:
-    """Logits in fp32, in a plan's precision and memory format."""
-    if plan.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    bf16 = plan.precision == "bf16-mixed"
-    with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-        return network(images).float()
+def sgd(network: nn.Module, rate: float, *, fused: bool | None = None) -> torch.optim.SGD:
+    """The optimizer of all peers that bring none: momentum 0.9, decay 1e-4."""
+    return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4, fused=fused)
 
 
 def plain_loop(
     watch: Watch,
-    plan: ExecutionPlan,
-    network: nn.Module,
+    network: Planned,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader,
     steps: int,
@@ -146,62 +182,74 @@ def plain_loop(
 ) -> None:
     """A training loop as in every tutorial; `after` every update, `reading` around every look at the accuracy."""
     batches: Iterator = itertools.chain.from_iterable(itertools.repeat(loader))
+    scaled = scaler(watch.plan)
     for step, (images, labels) in enumerate(itertools.islice(batches, steps), 1):
         network.train()
-        loss = F.cross_entropy(forward(plan, network, images), labels)
+        loss = F.cross_entropy(network(images), labels.to(watch.plan.device))
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaled.scale(loss).backward()
+        scaled.step(optimizer)
+        scaled.update()
         after()
         if step % watch.every == 0 or step == steps:
             with reading():
                 watch.read(step, network, last=True)
 
 
-def sgd_steps(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
-    """SGD 0.1, momentum 0.9, decay 1e-4, a tenth at half and at three quarters of the run (He et al.'s CIFAR runs)."""
-    network = _network(watch.task, plan)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+def sgd_steps(watch: Watch, batch_size: int, steps: int) -> None:
+    """SGD 0.1, a tenth at half and at three quarters of the run (He et al.'s CIFAR runs)."""
+    network, loader = watch.network(), data_loader(watch.task, batch_size)
     watch.peak = 0.1
-    plain_loop(watch, plan, network, optimizer, data_loader(watch.task, batch_size), steps, after=scheduler.step)
+    optimizer = sgd(network, watch.peak, fused=watch.fused)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+    plain_loop(watch, network, optimizer, loader, steps, after=scheduler.step)
 
 
-def lr_finder(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
-    """pytorch-lr-finder as in its README (1e-7 to 100, 100 iterations, steepest), then torch's OneCycleLR."""
-    network, loader = _network(watch.task, plan), data_loader(watch.task, batch_size)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-7, momentum=0.9, weight_decay=1e-4)
-    watch.peak = steepest(network, optimizer, loader, plan)
-    optimizer = torch.optim.SGD(network.parameters(), lr=watch.peak, momentum=0.9, weight_decay=1e-4)
+def lr_finder(watch: Watch, batch_size: int, steps: int) -> None:
+    """pytorch-lr-finder, then torch's OneCycleLR."""
+    network, loader = watch.network(), data_loader(watch.task, batch_size)
+    watch.peak = steepest(network, sgd(network, 1e-7, fused=watch.fused), loader)
+    optimizer = sgd(network, watch.peak, fused=watch.fused)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, watch.peak, total_steps=steps + 1)
-    plain_loop(watch, plan, network, optimizer, loader, steps, after=scheduler.step)
+    plain_loop(watch, network, optimizer, loader, steps, after=scheduler.step)
 
 
-def steepest(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, plan: ExecutionPlan) -> float:
-    """The suggestion of pytorch-lr-finder; the network is put back."""
+def steepest(
+    network: Planned,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> float:
+    """pytorch-lr-finder as in its README (1e-7 to 100, 100 iterations) and what its plot suggests.
 
-    class Planned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: Tensor) -> Tensor:
-            return forward(plan, self.network, images)
-
-    finder = torch_lr_finder.LRFinder(Planned(), optimizer, nn.CrossEntropyLoss(), device="cpu")
+    The network is put back.
+    """
+    options = {}
+    if network.plan.precision == "16-mixed":
+        amp = {"device_type": "cuda", "dtype": torch.float16}
+        options = {"amp_backend": "torch", "amp_config": amp, "grad_scaler": scaler(network.plan)}
+    finder = torch_lr_finder.LRFinder(network, optimizer, loss, device=network.plan.device, **options)
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())  # prints and a bar
-    with quiet[0], quiet[1], warnings.catch_warnings(), torch.enable_grad():
+    with quiet[0], quiet[1], warnings.catch_warnings():
         warnings.simplefilter("ignore")
         finder.range_test(loader, end_lr=100, num_iter=100)
-        losses, rates = finder.history["loss"][10:-5], finder.history["lr"][10:-5]  # what its plot skips
     finder.reset()
-    descents = [b - a for a, b in itertools.pairwise(losses)]
-    return float(rates[descents.index(min(descents))])
+    return suggested(finder.history)
 
 
-def schedule_free(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
+def suggested(history: dict[str, list[float]]) -> float:
+    """What pytorch-lr-finder's plot suggests, 1e-3 where its sweep was too short for that.
+
+    Its plot leaves out 10 points at the start and 5 at the end, and takes the steepest by central differences; drawing
+    it would cost the peer seconds.
+    """
+    losses, rates = history["loss"][10:-5], history["lr"][10:-5]
+    return float(rates[int(np.gradient(np.array(losses)).argmin())]) if len(losses) > 1 else 1e-3
+
+
+def schedule_free(watch: Watch, batch_size: int, steps: int) -> None:
     """Schedule-free AdamW at its default rate; batch-norm statistics are estimated anew before each reading."""
-    network, loader = _network(watch.task, plan), data_loader(watch.task, batch_size)
+    network, loader = watch.network(), data_loader(watch.task, batch_size)
     optimizer = schedulefree.AdamWScheduleFree(network.parameters(), warmup_steps=max(1, steps // 20))
     optimizer.train()
     watch.peak = optimizer.param_groups[0]["lr"]
@@ -209,23 +257,25 @@ def schedule_free(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int
 
     @contextlib.contextmanager
     def averaged() -> Iterator[None]:
+        wait(watch.plan.device)
         began = time.perf_counter()
         optimizer.eval()
         with torch.no_grad():  # its README: the average needs statistics of its own
             for images, _ in itertools.islice(batches, 20):
-                forward(plan, network, images)
+                network(images)
+        wait(watch.plan.device)
         watch._paused += time.perf_counter() - began
         try:
             yield
         finally:
             optimizer.train()
 
-    plain_loop(watch, plan, network, optimizer, loader, steps, reading=averaged)
+    plain_loop(watch, network, optimizer, loader, steps, reading=averaged)
 
 
-def with_lightning(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: int) -> None:
+def with_lightning(watch: Watch, batch_size: int, steps: int) -> None:
     """Lightning's `lr_find` at its defaults, then torch's OneCycleLR, by its Trainer."""
-    network, loader = _network(watch.task, plan), data_loader(watch.task, batch_size)
+    network, loader = watch.network(), data_loader(watch.task, batch_size)
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -233,11 +283,10 @@ def with_lightning(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: in
             self.network, self.lr, self.cycle = network, 1e-3, False
 
         def training_step(self, batch, index):
-            images = batch[0].contiguous(memory_format=torch.channels_last) if plan.channels_last else batch[0]
-            return F.cross_entropy(self.network(images).float(), batch[1])
+            return F.cross_entropy(self.network(batch[0]), batch[1])
 
         def configure_optimizers(self):
-            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
+            optimizer = sgd(self, self.lr, fused=watch.fused)
             if not self.cycle:
                 return optimizer
             cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps + 1)
@@ -248,24 +297,28 @@ def with_lightning(watch: Watch, plan: ExecutionPlan, batch_size: int, steps: in
                 watch.read(self.trainer.global_step, network, last=self.trainer.global_step == steps)
                 network.train()
 
-    precision = "bf16-mixed" if plan.precision == "bf16-mixed" else "32-true"
     module = Module()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module.lr = lightning_rate(module, loader, precision)
+        module.lr = lightning_rate(module, loader, watch.plan)
         watch.peak, module.cycle = module.lr, True
-        trainer = lightning.Trainer(max_steps=steps, accelerator="cpu", precision=precision, **QUIET)
-        trainer.fit(module, loader)
+        lightning_trainer(watch.plan, max_steps=steps).fit(module, loader)
 
 
-def lightning_rate(module: "lightning.LightningModule", loader: DataLoader, precision: str = "32-true") -> float:
+def lightning_trainer(plan: ExecutionPlan, **options: object) -> "lightning.Trainer":
+    """Lightning's Trainer on a plan's device and in its precision, without its bar and its logs."""
+    kind, _, index = plan.device.partition(":")
+    devices = 1 if kind == "cpu" else [int(index or 0)]
+    return lightning.Trainer(accelerator=kind, devices=devices, precision=plan.precision, **QUIET | options)
+
+
+def lightning_rate(module: "lightning.LightningModule", loader: DataLoader, plan: ExecutionPlan) -> float:
     """What Lightning's finder suggests at its defaults, 1e-3 where it suggests nothing."""
-    quiet = QUIET | {"enable_checkpointing": True}
-    finder = Tuner(lightning.Trainer(max_epochs=1, accelerator="cpu", precision=precision, **quiet))
+    finder = Tuner(lightning_trainer(plan, enable_checkpointing=True))
     return finder.lr_find(module, loader).suggestion() or 1e-3
 
 
-PEERS: dict[str, Callable[[Watch, ExecutionPlan, int, int], None]] = {
+PEERS: dict[str, Callable[[Watch, int, int], None]] = {
     name: method
     for name, package, method in (
         ("pytorch-lr-finder + OneCycleLR", "pytorch-lr-finder", lr_finder),

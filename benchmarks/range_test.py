@@ -1,15 +1,15 @@
 """What a range test costs, and what its rate is worth: superconv's against pytorch-lr-finder's and Lightning's.
 
-    python benchmarks/range_test.py [--seeds 3] [--tasks digits mnist cifar10]
+    python benchmarks/range_test.py [--seeds 3] [--tasks digits mnist cifar10] [--device cuda]
 
 Every finder looks for the peak of the same cycle, on the same fresh network and data, at its own defaults; then that
 cycle is trained by superconv's loop, the same for all but for the peak, and the test split is read once. "sweeps" is
 `superconv range-test`, half of whose `lr_max` is the peak; "fit" adds the short cycles that suit the peak to the run's
-length. The plan is plain fp32 for all. Rows are kept in the JSON one by one; those that are there are not made again.
+length. The plan is plain fp32 for all, and every search is made in a process of its own. Rows are kept in the JSON one
+by one; those that were made here (the same machine, versions and settings) are not made again.
 """
 
-import argparse
-import json
+import itertools
 import statistics
 import time
 import warnings
@@ -19,53 +19,51 @@ from dataclasses import replace
 from pathlib import Path
 
 import peers
+import records
 import torch
 import torch.nn.functional as F
+from records import Facts
 from rich.console import Console
 from rich.table import Table
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from superconv import files
 from superconv.recipe import Recipe
 from superconv.specs import Choices, ImageTask
 from superconv.studies.intervals import mean_interval
 from superconv.studies.tuner import find_recipe
 from superconv.training.loop import train
-from superconv.training.plan import machine, versions
+from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import search_rates
 from superconv.training.task import Task, image_task
 
 TASKS = {
-    "digits, MLP": (ImageTask(data="digits", model="mlp"), 32, 500),
-    "MNIST (10,000), LeNet": (ImageTask(data="mnist", model="lenet", train_samples=10_000), 64, 400),
-    "CIFAR-10 (10,000), ResNet-8": (
-        ImageTask(data="cifar10", model="resnet8", train_samples=10_000, flip="random"),
-        64,
-        600,
-    ),
+    "digits": (ImageTask(data="digits", model="mlp"), 32, 500),
+    "mnist": (ImageTask(data="mnist", model="lenet", train_samples=10_000), 64, 400),
+    "cifar10": (ImageTask(data="cifar10", model="resnet8", train_samples=10_000, flip="random"), 64, 600),
 }
 """Task, batch size and updates of the run."""
 
 
-def sweeps(task: Task, recipe: Recipe, seed: int) -> float:
+def sweeps(task: Task, recipe: Recipe, seed: int, plan: ExecutionPlan) -> float:
     """Half of what the two sweeps of `superconv range-test` say."""
-    found = search_rates(task, recipe, seeds=(seed,), plan=peers.PLAIN)
+    found = search_rates(task, recipe, seeds=(seed,), plan=plan)
     return (found.verdict.lr_max or found.curve.lr[-1]) / 2
 
 
-def fit(task: Task, recipe: Recipe, seed: int) -> float:
+def fit(task: Task, recipe: Recipe, seed: int, plan: ExecutionPlan) -> float:
     """The peak of `superconv fit`."""
     choices = Choices(steps=recipe.steps, batch_size=recipe.batch_size, weight_decay=recipe.weight_decay)
-    return find_recipe(task, choices, plan=peers.PLAIN, seed=seed).recipe.max_lr
+    return find_recipe(task, choices, plan=plan, seed=seed).recipe.max_lr
 
 
-def lr_finder(task: Task, recipe: Recipe, seed: int) -> float:
-    """pytorch-lr-finder's steepest point, 100 iterations from 1e-7 to 100."""
-    network = task.model()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-7, momentum=0.9, weight_decay=recipe.weight_decay)
-    return peers.steepest(network, optimizer, peers.data_loader(task, recipe.batch_size), peers.PLAIN)
+def lr_finder(task: Task, recipe: Recipe, seed: int, plan: ExecutionPlan) -> float:
+    """The suggestion of pytorch-lr-finder."""
+    network = peers.Planned(task.model(), plan)
+    return peers.steepest(network, peers.sgd(network, 1e-7), peers.data_loader(task, recipe.batch_size))
 
 
-def lightning(task: Task, recipe: Recipe, seed: int) -> float:
+def lightning(task: Task, recipe: Recipe, seed: int, plan: ExecutionPlan) -> float:
     """The suggestion of Lightning's `lr_find`."""
 
     class Module(peers.lightning.LightningModule):
@@ -77,14 +75,18 @@ def lightning(task: Task, recipe: Recipe, seed: int) -> float:
             return F.cross_entropy(self.network(batch[0]), batch[1])
 
         def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+            return peers.sgd(self, self.lr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peers.lightning_rate(Module(), peers.data_loader(task, recipe.batch_size))
+        return peers.lightning_rate(Module(), peers.data_loader(task, recipe.batch_size), plan)
 
 
-FINDERS: dict[str, Callable[[Task, Recipe, int], float]] = {"superconv, sweeps": sweeps, "superconv, fit": fit}
+FINDERS: dict[str, Callable[[Task, Recipe, int, ExecutionPlan], float]] = {
+    "superconv, sweeps": sweeps,
+    "superconv, fit": fit,
+}
+BASE = "superconv, fit"
 FINDERS |= {} if "pytorch-lr-finder" in peers.MISSING else {"pytorch-lr-finder": lr_finder}
 FINDERS |= {} if "Lightning" in peers.MISSING else {"Lightning lr_find": lightning}
 
@@ -100,65 +102,72 @@ def counted() -> Iterator[list[None]]:
         handle.remove()
 
 
-def measure(name: str, finder: str, seed: int) -> dict[str, object]:
+def measure(facts: Facts) -> Facts:
     """One search and the run that it led to, as stored."""
-    spec, batch_size, updates = TASKS[name]
-    task = image_task(spec)
+    spec, batch_size, updates = TASKS[facts["task"]]
+    task, plan, seed = image_task(spec), peers.plain_plan(facts["device"]), facts["seed"]
     recipe = Recipe(steps=updates, batch_size=batch_size, max_lr=1.0, weight_decay=1e-4)
     torch.manual_seed(seed)
     began = time.perf_counter()
     with counted() as steps:
-        peak = FINDERS[finder](task, recipe, seed)
+        peak = FINDERS[facts["finder"]](task, recipe, seed, plan)
+    peers.wait(plan.device)
     seconds = time.perf_counter() - began
-    run = train(task, replace(recipe, max_lr=peak), plan=peers.PLAIN, seed=seed, evaluations=0)
+    run = train(task, replace(recipe, max_lr=peak), plan=plan, seed=seed, evaluations=0)
+    if run.stopped == "interrupted":
+        raise SystemExit("interrupted: what was finished is kept, and the same command goes on")
     accuracy = run.scores.get("test_accuracy") or 0.0
-    row = {"task": name, "finder": finder, "seed": seed, "max_lr": peak, "steps": len(steps), "seconds": seconds}
-    return {**row, "accuracy": accuracy, "train_steps": updates, "train_seconds": run.seconds}
+    row = {**facts, "max_lr": peak, "steps": len(steps), "seconds": seconds}
+    return {**row, "accuracy": accuracy, "train_seconds": run.seconds}
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = records.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", nargs="+", default=[""], help="parts of the names of the tasks to run")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/range_test.json"))
     given = parser.parse_args()
-    stored = json.loads(given.out.read_text()) if given.out.exists() else {"rows": []}
-    done = {(row["task"], row["finder"], row["seed"]) for row in stored["rows"]}
-    for name in TASKS:
-        for seed in range(given.seeds):
-            for finder in FINDERS:
-                if (name, finder, seed) in done or not any(part in name for part in given.tasks):
-                    continue
-                row = measure(name, finder, seed)
-                stored["rows"].append(row)
-                stored |= {"machine": machine("cpu"), "versions": versions(), "missing": peers.MISSING}
-                given.out.parent.mkdir(parents=True, exist_ok=True)
-                given.out.write_text(json.dumps(stored, indent=1) + "\n")
-                print(f"{name}, {finder}, seed {seed}: rate {row['max_lr']:.3g} in {row['steps']} updates, "
-                      f"{row['seconds']:.1f} s; {row['accuracy']:.2%}", flush=True)  # fmt: skip
-    show(stored["rows"])
+    here = records.place(given.device)
+    rows = files.read_json(given.out)["rows"] if given.out.exists() else []
+    for name, seed, finder in itertools.product(given.tasks, range(given.seeds), FINDERS):
+        spec, batch_size, updates = TASKS[name]
+        run = {"task": name, "model": spec.model, "batch_size": batch_size, "train_steps": updates}
+        facts = {**run, "finder": finder, "seed": seed, "device": given.device, **here}
+        if records.having(rows, facts):
+            continue
+        row = peers.alone(measure, facts) | {"command": records.command()}
+        rows.append(row)
+        files.write_json(given.out, {"rows": rows, "missing": peers.MISSING})
+        print(f"{name}, {finder}, seed {seed}: rate {row['max_lr']:.3g} in {row['steps']} updates, "
+              f"{row['seconds']:.1f} s; {row['accuracy']:.2%}", flush=True)  # fmt: skip
+    show(records.having(rows, here), len(rows))
 
 
-def show(rows: list[dict]) -> None:
-    """Print the table: medians over seeds, and the mean accuracy with its 95 % interval."""
-    table = Table("task", "finder", "updates", "share of the run", "seconds", "rate", "test accuracy (95 %)")
+def show(rows: list[Facts], stored: int) -> None:
+    """Print the table: medians over seeds with their range, and the mean accuracy with its 95 % interval."""
+    headers = ("updates", "of the run", "seconds", f"times {BASE}", "rate", "test accuracy (95 %)")
+    table = Table("task", "finder", *headers)
     for name, finder in dict.fromkeys((row["task"], row["finder"]) for row in rows):
-        own = [row for row in rows if (row["task"], row["finder"]) == (name, finder)]
+        own, base = (records.having(rows, {"task": name, "finder": f}) for f in (finder, BASE))
         middle = {key: statistics.median(row[key] for row in own) for key in ("steps", "seconds", "train_steps")}
         mean, low, high = mean_interval([row["accuracy"] for row in own])
         table.add_row(
             name,
             finder,
-            f"{middle['steps']:.0f}",
+            records.spread([row["steps"] for row in own], ".0f"),
             f"{middle['steps'] / middle['train_steps']:.0%}",
-            f"{middle['seconds']:.1f}",
-            f"{min(row['max_lr'] for row in own):.2g} to {max(row['max_lr'] for row in own):.2g}",
+            records.spread([row["seconds"] for row in own], ".2g"),
+            f"{middle['seconds'] / statistics.median(row['seconds'] for row in base):.2f}" if base else "",
+            records.spread([row["max_lr"] for row in own], ".2g"),
             f"{mean:.2%}" + ("" if low is None else f" ({max(0.0, low):.2%} to {min(1.0, high):.2%})"),
         )
+    console = Console(width=160)
+    console.print(table)
+    if stored > len(rows):
+        console.print(f"{stored - len(rows)} rows of other machines or versions are not shown")
     for name, reason in peers.MISSING.items():
-        table.add_row("", name, f"missing: {reason}", "", "", "", "")
-    Console(width=140).print(table)
+        console.print(f"{name} is missing: {reason}")
 
 
 if __name__ == "__main__":

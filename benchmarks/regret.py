@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import records
 from regret_methods import METHODS, MISSING, Ready, grid
 from regret_summary import GRID, ORACLE, mean_ranks, oracle, plot_regrets, pooled, standings, top_settings
 from regret_tasks import PROBLEMS, Problem
@@ -29,7 +30,7 @@ from superconv import files
 from superconv.recipe import Recipe, plain
 from superconv.studies.intervals import mean_interval
 from superconv.training.loop import train
-from superconv.training.plan import ExecutionPlan, machine, versions
+from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 
 GRID_SEED = 1000  # apart from the fresh seeds 0, 1, …
@@ -94,7 +95,7 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
         rows.append(measure(problem, method, seed, prepare))
         about = {k: v for k, v in vars(problem).items() if k != "make"}
         stored |= {"task": task.name, "higher_is_better": task.metric is not None and task.higher_is_better, **about}
-        stored |= {"machine": machine("cpu"), "versions": versions(), "missing": MISSING}
+        stored |= {"command": records.command(), **records.place("cpu"), "missing": MISSING}
         files.write_json(path, stored)
         row = rows[-1]
         scores = " ".join(f"{k} {row[k]:.4g}" for k in ("validation_accuracy", "validation_loss", "test") if row.get(k))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from peers import MISSING, lightning_rate
+from peers import MISSING, Planned, lightning_rate, steepest
 from regret_tasks import Problem
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -31,8 +31,6 @@ from superconv.training.trainer import Trainer
 
 with contextlib.suppress(ImportError):
     import pytorch_lightning as lightning
-with contextlib.suppress(ImportError):
-    import torch_lr_finder
 with contextlib.suppress(ImportError):
     import schedulefree
 try:
@@ -97,22 +95,6 @@ def grid(problem: Problem, task: Task) -> dict[str, Recipe]:
     return found
 
 
-class Planned(nn.Module):
-    """A network under an execution plan, for loops that know of none."""
-
-    def __init__(self, network: nn.Module, plan: ExecutionPlan) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last) if plan.channels_last else network
-        self.plan = plan
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The network's output in fp32."""
-        if self.plan.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.precision == "bf16-mixed"):
-            return self.network(inputs).float()
-
-
 class Stream(IterableDataset):
     """A task's training batches in superconv's order, without end."""
 
@@ -124,7 +106,7 @@ class Stream(IterableDataset):
         return iter(self.task.train.batches(order.draws(0), seed=self.seed, augment=True))
 
 
-def found_by(finder: Callable[[Task, Recipe, nn.Module, DataLoader], float]) -> Method:
+def found_by(finder: Callable[[Task, Recipe, Planned, DataLoader], float]) -> Method:
     """A finder's rate as the peak of torch's OneCycleLR at its defaults, momentum 0.85 to 0.95 included."""
 
     def method(problem: Problem, task: Task, seed: int, plan: ExecutionPlan) -> Ready:
@@ -146,17 +128,12 @@ def found_by(finder: Callable[[Task, Recipe, nn.Module, DataLoader], float]) -> 
     return method
 
 
-def steepest_rate(task: Task, trial: Recipe, network: nn.Module, loader: DataLoader) -> float:
-    """Pytorch-lr-finder as in its README (1e-7 to 100, 100 iterations) and the steepest descent of its plot."""
-    optimizer = optim.make(network, replace(trial, max_lr=1e-7))
-    finder = torch_lr_finder.LRFinder(network, optimizer, task.loss, device="cpu")
-    finder.range_test(loader, end_lr=100, num_iter=FINDER_UPDATES)
-    losses, rates = finder.history["loss"][10:-5], finder.history["lr"][10:-5]  # what its plot skips
-    descents = [b - a for a, b in itertools.pairwise(losses)]
-    return float(rates[descents.index(min(descents))]) if descents else 1e-3
+def steepest_rate(task: Task, trial: Recipe, network: Planned, loader: DataLoader) -> float:
+    """pytorch-lr-finder's suggestion."""
+    return steepest(network, optim.make(network, replace(trial, max_lr=1e-7)), loader, task.loss)
 
 
-def lightning_found(task: Task, trial: Recipe, network: nn.Module, loader: DataLoader) -> float:
+def lightning_found(task: Task, trial: Recipe, network: Planned, loader: DataLoader) -> float:
     """Lightning's `lr_find` at its defaults."""
 
     class Module(lightning.LightningModule):
@@ -170,7 +147,7 @@ def lightning_found(task: Task, trial: Recipe, network: nn.Module, loader: DataL
         def configure_optimizers(self):
             return optim.make(self.network, replace(trial, max_lr=self.lr))
 
-    return lightning_rate(Module(), loader)
+    return lightning_rate(Module(), loader, network.plan)
 
 
 def adamw_cosine(problem: Problem, task: Task, seed: int, plan: ExecutionPlan) -> Ready:
