@@ -15,7 +15,9 @@ from superconv.specs import Choices
 from superconv.studies import probes
 from superconv.studies.probes import FARTHEST, Probe, search_peak
 from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
+from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
+from superconv.training.sweeps import range_test
 from superconv.training.task import Task
 
 PLAN = ExecutionPlan(channels_last=False, threads=1)
@@ -110,6 +112,60 @@ def test_a_network_that_nothing_trains_is_said_in_one_line():
 
     with pytest.raises(UserError, match="nothing that was tried trained quadratic"):
         find_recipe(replace(quadratic(), loss=never), Choices(steps=50), plan=PLAN)
+
+
+def picky(limit: float):
+    """A loss that raises where the output is too large, as binary cross-entropy does on NaN."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not output.abs().max() < limit:
+            raise ValueError("outputs must be probabilities")
+        return F.mse_loss(output, target)
+
+    return loss
+
+
+def test_an_error_under_too_large_a_rate_is_a_breakdown():
+    task = replace(quadratic(), loss=picky(30.0))
+    found = find_recipe(task, Choices(steps=50, weight_decay=0.0), plan=PLAN)
+    ((_, reason),) = found.search.curve.stopped
+    assert reason.startswith("ValueError: outputs must be probabilities at learning rate")
+    tried = search_peak(task, recipe(), start=100.0, updates=400, plan=PLAN)
+    assert "ValueError: outputs must be probabilities" in [probe.error for probe in tried.probes]
+    assert tried.max_lr is not None
+
+
+def test_an_error_of_the_first_update_is_the_users_to_see():
+    task = replace(quadratic(), loss=picky(0.0))
+    with pytest.raises(ValueError, match=r"^outputs must be probabilities$"):
+        find_recipe(task, Choices(steps=50), plan=PLAN)
+    with pytest.raises(ValueError, match=r"^outputs must be probabilities$"):
+        search_peak(task, recipe(), start=1.0, updates=100, plan=PLAN)
+
+
+def test_fp16_that_skips_every_update_ends():
+    """The bookkeeping of a fused optimizer whose scaler finds infinities from some update on."""
+
+    def overflowing(after: int):
+        def make(model, recipe):
+            optimizer, steps = torch.optim.SGD(model.parameters(), lr=0.1), []
+
+            def note(*_):
+                steps.append(1)
+                optimizer.found_inf = torch.tensor(float(len(steps) > after))
+
+            optimizer.register_step_pre_hook(lambda *_: setattr(optimizer, "found_inf", None))
+            optimizer.register_step_post_hook(note)
+            return optimizer
+
+        return replace(quadratic(), optimizer=make)
+
+    assert search_peak(overflowing(0), recipe(), start=1.0, updates=100, plan=PLAN).max_lr is None
+    assert "skipped" in range_test(overflowing(15), recipe(), plan=PLAN).stopped[0][1]
+    with pytest.raises(UserError, match="finite gradients"):
+        range_test(overflowing(0), recipe(), plan=PLAN)
+    run = train(overflowing(15), recipe(), plan=PLAN)
+    assert (run.stopped, run.steps) == ("diverged", 15)
 
 
 def test_what_is_given_is_not_searched():

@@ -9,10 +9,11 @@ whole, with caution.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, log
+from math import inf, isfinite, isinf, log
 
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
+from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
@@ -46,6 +47,8 @@ class Probe:
     """Updates that happened: fewer where it broke down."""
     loss: float | None
     """Of the validation split, or of the last training batches where there is none; none where it broke down."""
+    error: str | None = None
+    """What was raised, where that broke it down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +151,9 @@ def search_peak(
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length))
     if short.best is None:
-        return PeakSearch(max_lr=None, probes=short.probes, reason=f"every probe of {length} updates broke down")
+        raised = next((f" ({probe.error})" for probe in short.probes if probe.error), "")
+        reason = f"every probe of {length} updates broke down{raised}"
+        return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     longer = min(recipe.steps, (updates - short.updates) // 3)
     long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
     grows = recipe.optimizer in HEAVY_BALL and _normalises(task)
@@ -223,12 +228,14 @@ def _probe(
         try:
             for hook in hooks:
                 hook.on_start(trainer)
-            loss = _train(trainer, first_loss)
+            loss, raised = _train(trainer, first_loss), None
+        except BreakdownError as error:
+            loss, raised = None, str(error)
         finally:
             for hook in hooks:
                 hook.on_end(trainer)
     loss = loss if loss is not None and isfinite(loss) else None
-    return Probe(max_lr=recipe.max_lr, length=recipe.steps, steps=trainer.step, loss=loss)
+    return Probe(max_lr=recipe.max_lr, length=recipe.steps, steps=trainer.step, loss=loss, error=raised)
 
 
 def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
@@ -236,12 +243,17 @@ def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
     steps, task, batches = trainer.recipe.steps, trainer.task, trainer.batches()
     since = 0.0
     while trainer.step < steps:
-        if not trainer.update(batches):
+        with breakdowns(trainer, first=isinf(first_loss[0])):
+            happened = trainer.update(batches)
+        if not happened:
+            if trainer.stuck:
+                return None
             continue
         for hook in trainer.hooks:
             hook.on_update(trainer)
         if trainer.step == 1 or trainer.step % WATCHED == 0 or trainer.step == steps:
-            scores = trainer.read()
+            with breakdowns(trainer, first=isinf(first_loss[0])):
+                scores = trainer.read()
             since = scores["loss"]
             if trainer.step == 1:
                 first_loss[0] = since
@@ -252,4 +264,5 @@ def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
                 hook.on_log(trainer, row)
     if task.validation is None:
         return since
-    return trainer.evaluate(task.validation, samples=VALIDATION_SAMPLES)["loss"]
+    with breakdowns(trainer, first=False):
+        return trainer.evaluate(task.validation, samples=VALIDATION_SAMPLES)["loss"]

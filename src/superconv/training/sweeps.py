@@ -19,6 +19,7 @@ from superconv.rates.range_test import RangeTest
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.verdict import Verdict, judge
 from superconv.recipe import Recipe, batch_size_for
+from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
@@ -227,20 +228,42 @@ def _sweep(
             recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
         ) as test,
     ):
-        batches = trainer.batches()
         curvature = HessianFreeLR([o.optimizer for o in trainer.optimizers], norm="l2") if estimate else None
-        estimates: list[float | None] = []
         for hook in trainer.hooks:
             ending.callback(hook.on_end, trainer)
             hook.on_start(trainer)
-        for _ in test.iterate(range(recipe.steps)):
-            trainer.update(batches)
-            scores = trainer.read()
-            test.record(scores["loss"], metric=scores[metric] if metric else None)
-            estimates += [curvature.value] if curvature else []
-            for hook in trainer.hooks:
-                hook.on_update(trainer)
-                hook.on_log(
-                    trainer, {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
-                )
-    return replace(test.curve, estimate=tuple(estimates))
+        estimates, broke = _updates(trainer, test, curvature, metric)
+        curve = test.curve
+    stopped = curve.stopped if broke is None else ((trainer.seed, f"{broke} at learning rate {trainer.lr:.4g}"),)
+    return replace(curve, estimate=tuple(estimates), stopped=stopped)
+
+
+def _updates(
+    trainer: Trainer, test: RangeTest, curvature: HessianFreeLR | None, metric: str | None
+) -> tuple[list[float | None], str | None]:
+    """Make the updates of a sweep: the estimate at each, and what broke the sweep off where its losses do not say."""
+    batches, recorded = trainer.batches(), 0
+    estimates: list[float | None] = []
+    for _ in test.iterate(range(trainer.recipe.steps)):
+        try:
+            with breakdowns(trainer, first=not recorded):
+                trainer.update(batches)
+                scores = trainer.read()
+                test.record(scores["loss"], metric=scores[metric] if metric else None)
+        except BreakdownError as error:
+            return estimates, str(error)
+        if trainer.stuck:
+            if recorded:
+                return estimates, "non-finite: fp16 skipped every update"
+            break
+        if trainer.skipped:
+            continue
+        recorded += 1
+        estimates += [curvature.value] if curvature else []
+        row = {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
+        for hook in trainer.hooks:
+            hook.on_update(trainer)
+            hook.on_log(trainer, row)
+    if not recorded:
+        raise UserError(f"no update of {trainer.task.name} has finite gradients in fp16: use --plan bf16 or fp32")
+    return estimates, None

@@ -23,6 +23,7 @@ from superconv.training.scores import Scores
 from superconv.training.task import Task
 
 EVALUATION_BATCH = 1000
+MOST_SKIPPED = 50  # updates in a row that fp16 may skip: its scale then is 2⁻⁵⁰ of the first
 
 
 class Trainer:
@@ -67,6 +68,7 @@ class Trainer:
         self.lr, self.momentum = self._rates()  # of the last update
         self.step = 0  # updates that happened
         self.drawn = 0  # batches drawn: more than `step` where fp16 had to skip an update
+        self.skipped = 0  # updates in a row, up to now
         self.stop = False  # a hook may set it: the run then ends after this update, as if it had been interrupted
         self._happened = True
         self._moved: dict[int, tuple[Source, Source]] = {}
@@ -113,11 +115,17 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             _drop_gradients(optimizer)
+        self.skipped = 0 if self._happened else self.skipped + 1
         if self._happened:
             self.step += 1
             for scheduler in self.schedulers:
                 scheduler.step()
         return self._happened
+
+    @property
+    def stuck(self) -> bool:
+        """Whether fp16 skips every update, as the gradients are never finite: the training has broken down."""
+        return self.skipped >= MOST_SKIPPED
 
     def evaluate(self, source: Source, *, samples: int | None = None, start: int | None = None) -> dict[str, float]:
         """Loss and metric over a source, with the running statistics of process 0.
