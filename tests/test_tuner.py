@@ -13,8 +13,10 @@ from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies import probes
+from superconv.studies.kind import kind_of
 from superconv.studies.probes import FARTHEST, Probe, search_peak
 from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
+from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import range_test
@@ -166,6 +168,76 @@ def test_fp16_that_skips_every_update_ends():
         range_test(overflowing(0), recipe(), plan=PLAN)
     run = train(overflowing(15), recipe(), plan=PLAN)
     assert (run.stopped, run.steps) == ("diverged", 15)
+
+
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Quadratic(), Quadratic()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.first(inputs) + self.second(inputs)
+
+
+def two_optimizers(model, recipe):
+    return [torch.optim.AdamW(model.first.parameters(), lr=1e-3), torch.optim.SGD(model.second.parameters(), lr=1e-1)]
+
+
+class Rates(Hook):
+    """The rate of every optimizer right before its steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_start(self, trainer) -> None:
+        self.seen = [[] for _ in trainer.optimizers]
+        for own, optimizer in zip(self.seen, trainer.optimizers, strict=True):
+            optimizer.optimizer.register_step_pre_hook(lambda o, *_, own=own: own.append(o.param_groups[0]["lr"]))
+
+
+@pytest.mark.parametrize("run", [train, range_test])
+def test_several_optimizers_keep_their_ratio(run):
+    rates = Rates()
+    run(replace(quadratic(), model=Halves, optimizer=two_optimizers), recipe(max_lr=0.01), plan=PLAN, hooks=[rates])
+    first, second = rates.seen
+    assert second == pytest.approx([100 * rate for rate in first])
+    assert len(set(first)) > 5
+
+
+def test_the_optimizers_themselves_say_which_rules_hold():
+    heavy = kind_of(quadratic(), recipe())
+    assert (heavy.heavy_ball, heavy.momentum, heavy.decoupled) == (True, True, False)
+    own = replace(quadratic(), optimizer=lambda model, recipe: torch.optim.AdamW(model.parameters()))
+    assert (kind_of(own, recipe()).heavy_ball, kind_of(own, recipe()).decoupled) == (False, True)
+    found = find_recipe(own, Choices(steps=50), plan=PLAN)
+    assert 1e-2 <= found.recipe.weight_decay <= 1e-1
+    several = kind_of(replace(quadratic(), model=Halves, optimizer=two_optimizers), recipe())
+    assert (several.heavy_ball, several.decoupled) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "args", "low", "high"),
+    [
+        ("AdamW", {}, 1e-2, 1e-1),
+        ("Adam", {"decoupled_weight_decay": True}, 1e-2, 1e-1),
+        ("Adam", {}, 0.0, 0.0),
+        ("Adagrad", {}, 0.0, 0.0),
+        ("RMSprop", {}, 0.0, 0.0),
+        ("ASGD", {}, 1e-3, 1e-2),
+    ],
+)
+def test_decay_is_chosen_only_where_a_rule_holds(optimizer, args, low, high):
+    adaptive = recipe(steps=1000, max_lr=0.1, momentum=0.95, optimizer=optimizer, optimizer_args=args)
+    decay, reason = balanced_decay(adaptive, 32_000)
+    assert low <= decay <= high
+    assert ("normalises" in reason) == (decay == 0)
+
+
+def test_asgd_which_has_no_momentum_trains_and_is_not_divided_by_it():
+    plain = recipe(steps=1000, max_lr=0.1, momentum=0.0)
+    asgd = replace(plain, optimizer="ASGD", momentum=0.95, min_momentum=0.85)
+    assert balanced_decay(asgd, 32_000)[0] == balanced_decay(plain, 32_000)[0]
+    assert train(quadratic(), replace(asgd, steps=50), plan=PLAN).stopped is None
 
 
 def test_what_is_given_is_not_searched():

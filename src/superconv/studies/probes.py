@@ -13,6 +13,7 @@ from math import inf, isfinite, isinf, log
 
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
+from superconv.studies.kind import Kind, kind_of
 from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
@@ -33,7 +34,6 @@ STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
 FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
 AT_THE_EDGE = 1.0  # the same, where the next larger peak broke down: a longer stay would not bear more
-HEAVY_BALL = ("SGD", "ASGD", "CaffeSGD")  # whose steps grow with the gradient; others' are of the rate's size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +156,8 @@ def search_peak(
         return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     longer = min(recipe.steps, (updates - short.updates) // 3)
     long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
-    grows = recipe.optimizer in HEAVY_BALL and _normalises(task)
-    return _carried(short, long if long and long.best is not None else None, recipe, first_loss[0], grows=grows)
+    carried = long if long and long.best is not None else None
+    return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
 
 
 def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bracket:
@@ -178,13 +178,7 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bra
     return _Bracket(tuple(known[k] for k in sorted(known)))
 
 
-def _normalises(task: Task) -> bool:
-    """Whether any layer normalises; then the weights' scale is free, grows with the rate, and tames it."""
-    with isolated_rng():
-        return any("norm" in type(module).__name__.lower() for module in task.model().modules())
-
-
-def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, grows: bool) -> PeakSearch:
+def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, kind: Kind) -> PeakSearch:
     """The best peak of the longest probes, carried over to the length of the run.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
@@ -194,8 +188,8 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
     remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
-    usual = 0.0 if recipe.optimizer in HEAVY_BALL else -ADAPTIVE_FALL
-    if grows:
+    usual = 0.0 if kind.heavy_ball else -ADAPTIVE_FALL
+    if kind.heavy_ball and kind.normalises:
         usual = GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
     if long and short.closed and long.closed:

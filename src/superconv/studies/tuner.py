@@ -9,7 +9,8 @@ from typing import Any
 from superconv.errors import UserError
 from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
-from superconv.studies.probes import HEAVY_BALL, PeakSearch, search_peak
+from superconv.studies.kind import Kind, kind_of, usual_kind
+from superconv.studies.probes import PeakSearch, search_peak
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import RateSearch, explore, range_test, search_rates
@@ -87,7 +88,7 @@ def find_recipe(
     reasons["weight_decay"] = "given"
     recipe = choices.recipe(batch_size=batch_size, steps=steps, max_lr=float(f"{max_lr:.3g}"), reasons=reasons)
     if choices.weight_decay is None:
-        decay, reasons["weight_decay"] = balanced_decay(recipe, samples)
+        decay, reasons["weight_decay"] = balanced_decay(recipe, samples, kind=kind_of(task, recipe))
         recipe = replace(recipe, weight_decay=decay, reasons=reasons)
     return Found(recipe=recipe, search=search, peak=peak, seconds=time.perf_counter() - began)
 
@@ -103,20 +104,30 @@ def outline(task: Task, choices: Choices) -> Recipe:
     return choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})
 
 
-def balanced_decay(recipe: Recipe, samples: int) -> tuple[float, str]:
+def balanced_decay(recipe: Recipe, samples: int, *, kind: Kind | None = None) -> tuple[float, str]:
     """The weight decay that a recipe's rates leave room for, and why (section 5 of the paper: large rates regularize).
 
     What decay does to a weight over a whole run is e to the minus Σ decay · rate / (1 − momentum). That sum, rather
     than the decay itself, is what stays alike between good runs: about a quarter for one pass over the data, and
     growing with the root of the passes, because what is seen more often is learned by heart. So the decay falls as rate
     and length grow. Adaptive optimizers with decoupled decay, whose steps momentum does not lengthen, go without that
-    factor.
+    factor. Where an adaptive optimizer takes the decay into the gradient, its normalisation undoes it: there is none.
+
+    Args:
+        recipe: All but the decay.
+        samples: Of the training split.
+        kind: Of the training; that of the recipe's optimizer, if not given.
     """
-    rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
-    plain = recipe.optimizer in HEAVY_BALL
+    kind = kind or usual_kind(recipe)
+    if not (kind.heavy_ball or kind.decoupled):
+        first, *others = dict.fromkeys(kind.optimizers)
+        if others:
+            return 0.0, f"none: no rule is known that serves {' and '.join([first, *others])} at once"
+        return 0.0, f"none: {first} takes decay into the gradient that it normalises, and no rule for that is known"
+    rate, momentum, plain = recipe.learning_rate(), recipe.momentum_schedule(), kind.heavy_ball
     travelled = 0.0
     for step in range(recipe.steps):
-        held = (momentum(step) if momentum else recipe.momentum) if plain else 0.0
+        held = (momentum(step) if momentum else recipe.momentum) if plain and kind.momentum else 0.0
         travelled += rate(step) / (1 - held) if held < 1 else rate(step)
     epochs = recipe.steps * recipe.batch_size / samples
     low, high = DECAYS if plain else DECOUPLED_DECAYS
@@ -149,7 +160,7 @@ def _peak(
     task: Task, whole: Recipe, search: RateSearch, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
 ) -> PeakSearch:
     bound = search.verdict.lr_max
-    start = bound / BELOW if bound else START if whole.optimizer in HEAVY_BALL else START_ADAPTIVE
+    start = bound / BELOW if bound else START if kind_of(task, whole).heavy_ball else START_ADAPTIVE
     spent = sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
     left = budget(whole.steps) - spent
     return search_peak(task, whole, start=start, updates=left, plan=plan, seed=seed, hooks=hooks)

@@ -53,6 +53,11 @@ class Task:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is stored with a run, so that its weights can be used: class names, normalisation, the model's name."""
 
+    def optimizers(self, model: nn.Module, recipe: Recipe) -> list[Optimizer]:
+        """What `optimizer` makes, as a list."""
+        made = self.optimizer(model, recipe)
+        return [made] if isinstance(made, Optimizer) else list(made)
+
 
 def load_images(spec: ImageTask) -> ImageData:
     """Load the data set of an image task, as `superconv.data.load` does."""

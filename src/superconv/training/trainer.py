@@ -16,6 +16,7 @@ from superconv.data import Source
 from superconv.data.sampling import Draw, Order, in_order
 from superconv.errors import UserError
 from superconv.rates.lr_scheduler import ScheduledLR
+from superconv.rates.schedules import Schedule
 from superconv.recipe import Recipe
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import ExecutionPlan
@@ -55,14 +56,13 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.compiled:
             model.compile(mode=plan.compiled)
-        made = task.optimizer(model, recipe)
-        optimizers = [made] if isinstance(made, Optimizer) else list(made)
+        optimizers = task.optimizers(model, recipe)
         self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
         # Fabric's wrappers only convert, or bring processes together: idle, they cost a small network 10 %.
         plain = self.fabric.world_size == 1 and plan.precision == "32-true"
         self._predictor: nn.Module = self.model.module if plain else self.model
         self._backward = self.stages.backward or (_backward if plain else Fabric.backward)
-        self.schedulers = [ScheduledLR(o, recipe.learning_rate(), recipe.momentum_schedule()) for o in optimizers]
+        self.schedulers = _schedulers(optimizers, recipe)
         smoothed = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
         self.criterion = partial(task.loss, **smoothed)
         self.lr, self.momentum = self._rates()  # of the last update
@@ -209,6 +209,24 @@ class Trainer:
         if self.task.metric is not None:
             means[self.task.metric_name] = metric / max(samples, 1)
         return means
+
+
+def _schedulers(optimizers: Sequence[Optimizer], recipe: Recipe) -> list[ScheduledLR]:
+    """One for each optimizer, whose rate keeps its ratio to the very first one's; momentum moves where there is any."""
+    rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
+    first = float(optimizers[0].param_groups[0]["lr"])
+
+    def scaled(ratio: float) -> Schedule:
+        return rate if ratio == 1 else lambda t: ratio * rate(t)
+
+    return [
+        ScheduledLR(
+            optimizer,
+            scaled(float(optimizer.param_groups[0]["lr"]) / first if first else 1.0),
+            momentum if all({"momentum", "betas"} & group.keys() for group in optimizer.param_groups) else None,
+        )
+        for optimizer in optimizers
+    ]
 
 
 def _parts(draw: Draw, parts: int) -> Iterator[Draw]:
