@@ -10,12 +10,14 @@ from torch import nn
 
 from superconv.data.source import TensorSource
 from superconv.errors import UserError
+from superconv.rates.verdict import judge
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies import probes
 from superconv.studies.kind import kind_of
 from superconv.studies.probes import FARTHEST, Probe, search_peak
 from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
+from superconv.training import sweeps
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
@@ -247,10 +249,26 @@ def test_what_is_given_is_not_searched():
     assert {found.recipe.reasons[k] for k in ("max_lr", "weight_decay", "batch_size")} == {"given"}
 
 
-@pytest.mark.parametrize("steps", [60, 400])
-def test_the_search_stays_within_its_budget_and_gives_its_reasons(steps):
-    found = find_recipe(quadratic(), Choices(steps=steps), plan=PLAN)
-    assert found.peak.updates + len(found.search.curve.lr) <= budget(steps)
+class Counter(Hook):
+    updates = 0
+
+    def on_update(self, trainer) -> None:
+        self.updates += 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+@pytest.mark.parametrize("steps", [60, 2000, 4500])
+def test_the_search_stays_within_its_budget_and_gives_its_reasons(monkeypatch, steps, seeds):
+    """Where only the exploring sweep shows an edge, so that the linear one is made again."""
+
+    def edgeless(curve):
+        return replace(judge(curve), lr_max=0.1, lr_edge=0.1 if curve.max_lr == sweeps.EXPLORED[1] else None)
+
+    monkeypatch.setattr(sweeps, "judge", edgeless)
+    counter = Counter()
+    choices = Choices(steps=steps, sweep_seeds=seeds)
+    found = find_recipe(quadratic(), choices, plan=PLAN, hooks=[counter])
+    assert found.peak.updates + found.search.updates == counter.updates <= budget(steps)
     assert {"max_lr", "weight_decay", "batch_size", "steps"} <= found.recipe.reasons.keys()
 
 

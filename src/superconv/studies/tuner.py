@@ -10,16 +10,17 @@ from superconv.errors import UserError
 from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
 from superconv.studies.kind import Kind, kind_of, usual_kind
-from superconv.studies.probes import PeakSearch, search_peak
+from superconv.studies.probes import LEAST, PeakSearch, search_peak
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
-from superconv.training.sweeps import RateSearch, explore, range_test, search_rates
+from superconv.training.sweeps import EXPLORING, RateSearch, explore, range_test, search_rates
 from superconv.training.task import Task
 
 EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
 FEWEST_UPDATES = 700  # a batch is halved before a run of stated epochs has fewer
 BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
 SWEEP = 50  # updates of the exploring sweep of a short run
+FEWEST_PROBED = 3 * LEAST  # updates of the least that brackets a peak
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
 BELOW = 3.0  # the first probe's peak lies so far below what a sweep bears for a moment
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
@@ -145,15 +146,19 @@ def budget(steps: int) -> int:
 def _sweeps(
     task: Task, whole: Recipe, choices: Choices, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
 ) -> RateSearch:
+    """The range test, of as many networks as leave the budget what the probes need."""
+    seeds, allowed = choices.sweep_seeds, budget(whole.steps)
     options: dict[str, Any] = {
-        "seeds": range(seed, seed + choices.sweep_seeds),
         "estimate": choices.estimate or choices.max_lr_from == "both",
         "plan": plan,
         "hooks": hooks,
     }
-    if budget(whole.steps) >= LONG:
-        return search_rates(task, whole, steps=max(100, min(300, whole.steps // 15)), **options)
-    return explore(task, whole, steps=SWEEP, **options)
+    steps = max(100, min(300, whole.steps // 15))
+    if allowed >= LONG and seeds * (EXPLORING + steps) + FEWEST_PROBED <= allowed:
+        options["seeds"] = range(seed, seed + seeds)
+        return search_rates(task, whole, steps=steps, updates=allowed / 2, **options)
+    seeds = max(1, min(seeds, (allowed - FEWEST_PROBED) // SWEEP))
+    return explore(task, whole, steps=SWEEP, seeds=range(seed, seed + seeds), **options)
 
 
 def _peak(
@@ -161,8 +166,7 @@ def _peak(
 ) -> PeakSearch:
     bound = search.verdict.lr_max
     start = bound / BELOW if bound else START if kind_of(task, whole).heavy_ball else START_ADAPTIVE
-    spent = sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
-    left = budget(whole.steps) - spent
+    left = budget(whole.steps) - search.updates
     return search_peak(task, whole, start=start, updates=left, plan=plan, seed=seed, hooks=hooks)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 EXPLORED = (1e-6, 10.0)  # rates between which the exploring sweep looks for the edge
+EXPLORING = 100  # updates of that sweep
 EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three times as far
 
 
@@ -101,7 +103,9 @@ class RateSearch:
     curve: Curve
     verdict: Verdict
     seconds: float
-    """What both sweeps took."""
+    """What all sweeps took."""
+    updates: int = 0
+    """Of all sweeps, also of those that were made again."""
 
     @property
     def agreement(self) -> Agreement | None:
@@ -118,6 +122,7 @@ class RateSearch:
                 "curve": self.curve.to_dict(),
                 "verdict": asdict(self.verdict),
                 "seconds": round(self.seconds, 3),
+                "updates": self.updates,
             },
         )
 
@@ -133,6 +138,7 @@ class RateSearch:
             curve=Curve.from_dict(value["curve"]),
             verdict=files.checked(Verdict, value["verdict"], source=path),
             seconds=float(value.get("seconds") or 0.0),
+            updates=int(value.get("updates") or 0),
         )
 
 
@@ -148,11 +154,18 @@ def explore(task: Task, recipe: Recipe, *, steps: int, **options: Any) -> RateSe
     began = time.perf_counter()
     low, high = EXPLORED
     curve = range_test(task, recipe, start_lr=10 * low, max_lr=high, mode="exponential", steps=steps, **options)
-    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=seconds, updates=len(curve.lr))
 
 
 def search_rates(
-    task: Task, recipe: Recipe, *, max_lr: float | None = None, steps: int = 100, **options: Any
+    task: Task,
+    recipe: Recipe,
+    *,
+    max_lr: float | None = None,
+    steps: int = 100,
+    updates: Any = inf,
+    **options: Any,
 ) -> RateSearch:
     """Find what rates a task bears: an exponential sweep up to the edge, then a linear one to 1.5 times that.
 
@@ -164,28 +177,33 @@ def search_rates(
         recipe: As for `range_test`.
         max_lr: End of the linear sweep; given, there is no exploring one.
         steps: Updates of each sweep.
+        updates: That all sweeps together may take; a linear one is made again only as long as it fits.
         options: Further arguments of `range_test`, for the linear sweep.
     """
     began = time.perf_counter()
-    exploration = None
+    exploration, spent = None, 0
     if max_lr is None:
         low, high = EXPLORED
         shared = {k: v for k, v in options.items() if k in ("seeds", "plan", "hooks")}
         exploration = range_test(
-            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=100, stop=False, **shared
+            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=EXPLORING, stop=False, **shared
         )
+        spent = len(exploration.lr)
         max_lr = min(high, 1.5 * (judge(exploration).lr_edge or exploration.lr[-1]))
     curve = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
-    verdict = judge(curve)
+    verdict, spent = judge(curve), spent + len(curve.lr)
+    planned = steps * len(options.get("seeds", (0,)))
     for _ in range(EXTENSIONS if exploration else 0):
-        if verdict.lr_edge is not None or max_lr >= EXPLORED[1]:
+        if verdict.lr_edge is not None or max_lr >= EXPLORED[1] or spent + planned > updates:
             break
         max_lr = min(EXPLORED[1], 3 * max_lr)
         further = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
+        spent += len(further.lr)
         if (found := judge(further)).lr_max is None:  # it rose too steeply for the network to learn at all
             break
         curve, verdict = further, found
-    return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=seconds, updates=spent)
 
 
 def _sweep(
