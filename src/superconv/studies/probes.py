@@ -143,7 +143,7 @@ def search_peak(
 
     def bracket(start: float, length: int, updates: float) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = replace(recipe, steps=length, max_lr=start * FACTOR**k, base_lr=None, final_lr=None)
+            tried = _at(replace(recipe, steps=length), start * FACTOR**k)
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
         return _bracket(probe, length, updates)
@@ -158,6 +158,13 @@ def search_peak(
     long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
     return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
+
+
+def _at(recipe: Recipe, max_lr: float) -> Recipe:
+    """The same cycle to another peak."""
+    times = max_lr / recipe.max_lr
+    low, final = (rate and rate * times for rate in (recipe.base_lr, recipe.final_lr))
+    return replace(recipe, max_lr=max_lr, base_lr=low, final_lr=final)
 
 
 def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bracket:
