@@ -1,5 +1,6 @@
 """Short cycles, and the recipe that follows from them."""
 
+import time
 from dataclasses import replace
 from math import exp, log
 
@@ -14,7 +15,9 @@ from superconv.rates.verdict import judge
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies import probes
+from superconv.studies.fit import fit
 from superconv.studies.kind import kind_of
+from superconv.studies.pace import measure_pace
 from superconv.studies.probes import FARTHEST, Probe, search_peak
 from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
 from superconv.training import sweeps
@@ -270,6 +273,120 @@ def test_the_search_stays_within_its_budget_and_gives_its_reasons(monkeypatch, s
     found = find_recipe(quadratic(), choices, plan=PLAN, hooks=[counter])
     assert found.peak.updates + found.search.updates == counter.updates <= budget(steps)
     assert {"max_lr", "weight_decay", "batch_size", "steps"} <= found.recipe.reasons.keys()
+
+
+def test_the_share_of_the_search_is_the_users():
+    found = find_recipe(quadratic(), steps=2000, search=0.15, plan=PLAN)
+    assert 200 < found.peak.updates + found.search.updates <= 300
+    with pytest.raises(UserError, match="search"):
+        find_recipe(quadratic(), search=-1, plan=PLAN)
+
+
+@pytest.mark.parametrize("preset", ["paper", "record"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 15])
+def test_runs_of_a_few_updates_have_a_recipe(steps, preset):
+    made = Choices(preset=preset).recipe(batch_size=32, steps=steps, max_lr=0.3, reasons={})
+    rate = made.learning_rate()
+    assert max(map(rate, range(steps))) == 0.3
+    assert made.reasons.keys() <= {"annihilation", "schedule"}
+
+
+def test_one_epoch_of_a_tiny_set_is_searched_and_trained(tmp_path):
+    numbers = fit(quadratic(270), tmp_path, Choices(epochs=1), plan=PLAN)
+    assert (numbers["steps"], numbers["stopped"]) == (8, None)
+    assert "8 updates" in Recipe.load(tmp_path / "recipe.yaml").reasons["annihilation"]
+
+
+def test_what_makes_no_recipe_is_said_before_the_search():
+    for wrong in ({"steps": 0}, {"steps": 50, "batch_size": 32, "accumulate": 3}, {"epochs": 1, "steps": 5}):
+        with pytest.raises(UserError):
+            outline(quadratic(), Choices(**wrong))
+
+
+def test_nothing_is_chosen_on_the_test_split():
+    watched = replace(quadratic(), watched=True)
+    with pytest.raises(UserError, match="--watch-test"):
+        find_recipe(watched, Choices(steps=50), plan=PLAN)
+    assert find_recipe(watched, Choices(steps=50, max_lr=0.1), plan=PLAN).recipe.max_lr == 0.1
+
+
+def test_the_pace_is_that_of_later_updates():
+    calls = []
+
+    def slow_at_first(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        time.sleep(0.05 if len(calls) <= 3 else 0.0)
+        return F.mse_loss(output, target)
+
+    pace = measure_pace(replace(quadratic(), loss=slow_at_first), recipe(), PLAN)
+    assert pace.update < 0.02 < pace.start
+    readings = 11 * 512 / 3 / 32
+    assert pace.updates(pace.start + 500 * pace.update, PLAN) == pytest.approx(500 - readings, abs=1)
+
+
+def test_a_few_minutes_are_not_eaten_by_the_search():
+    def slow(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.005)
+        return F.mse_loss(output, target)
+
+    found = find_recipe(replace(quadratic(), loss=slow), Choices(minutes=0.02), plan=PLAN)
+    assert found.peak.updates + found.search.updates <= 110
+    assert found.recipe.reasons["steps"].startswith("what fits into 0.02 minutes")
+
+
+def test_a_resumed_fit_knows_what_its_search_took(tmp_path):
+    first = fit(quadratic(), tmp_path, Choices(steps=30), plan=PLAN)
+    (tmp_path / "run.json").unlink()
+    assert fit(quadratic(), tmp_path, Choices(steps=30), plan=PLAN)["search_seconds"] == first["search_seconds"] > 0
+
+
+def test_what_is_not_searched_has_its_reasons_too():
+    dropping = replace(quadratic(300), model=lambda: nn.Sequential(Quadratic(), nn.Dropout(0.2)))
+    reasons = find_recipe(dropping, Choices(steps=50, max_lr=0.1), plan=PLAN).recipe.reasons
+    assert "least" in reasons["batch_size"]
+    assert reasons["momentum"] == "preset paper: against the rate"
+    assert reasons["dropout"].startswith("0.2")
+    assert find_recipe(dropping, Choices(max_lr=0.1, momentum=0.9), plan=PLAN).recipe.reasons["momentum"] == "given"
+
+
+def test_automatic_batches_divide_among_processes_and_parts(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert outline(quadratic(10_000), Choices()).batch_size == 255
+    assert outline(quadratic(), Choices(accumulate=2)).batch_size == 30
+
+
+def test_a_recipe_file_settles_what_it_has(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    whole = Recipe.preset("record", steps=77, batch_size=16, max_lr=0.123456, weight_decay=3e-4, clip_norm=1.0)
+    path.write_text(whole.to_yaml())
+    again = find_recipe(quadratic(), recipe_file=str(path), plan=PLAN)
+    assert again.search is None
+    assert replace(again.recipe, reasons={}) == whole
+    longer = find_recipe(quadratic(), Choices(epochs=4, max_lr=0.5, recipe_file=str(path)), plan=PLAN).recipe
+    assert (longer.steps, longer.max_lr, longer.batch_size, longer.clip_norm) == (128, 0.5, 16, 1.0)
+    assert longer.learning_rate()(0) == pytest.approx(0.1)
+    path.write_text("weight_decay: 1e-3\nwarmup: 0.3\n")
+    part = find_recipe(quadratic(), Choices(steps=60, recipe_file=str(path)), plan=PLAN)
+    assert part.search is not None
+    assert (part.recipe.weight_decay, part.recipe.warmup, part.recipe.steps) == (1e-3, 0.3, 60)
+    path.write_text("weight_decoy: 1e-3\n")
+    with pytest.raises(UserError, match="weight_decoy"):
+        outline(quadratic(), Choices(recipe_file=str(path)))
+
+
+def test_a_preset_keeps_its_shape_under_every_peak_that_is_tried(monkeypatch):
+    tried = []
+
+    def probe(task, recipe, *, first_loss, **options):
+        tried.append(recipe)
+        first_loss[0] = 1.0
+        return Probe(max_lr=recipe.max_lr, length=20, steps=20, loss=1 + abs(log(recipe.max_lr)))
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    record = Recipe.preset("record", steps=100, batch_size=32, max_lr=2.0)
+    search_peak(quadratic(), record, start=0.1, updates=180, plan=PLAN)
+    assert [r.base_lr for r in tried] == pytest.approx([0.2 * r.max_lr for r in tried])
+    assert [r.final_lr for r in tried] == pytest.approx([0.07 * r.max_lr for r in tried])
 
 
 def test_a_few_epochs_are_cut_into_smaller_batches():

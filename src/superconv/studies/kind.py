@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from superconv import optim
@@ -30,6 +31,8 @@ class Kind:
     """Whether the decay of all is apart from the gradient, as AdamW's."""
     normalises: bool
     """Whether any layer does; then the weights' scale is free, grows with the rate, and tames it."""
+    dropout: tuple[float, ...]
+    """Rates of its dropout layers, ascending, each once."""
 
 
 def kind_of(task: Task, recipe: Recipe) -> Kind:
@@ -56,5 +59,6 @@ def _kind(model: nn.Module, optimizers: Sequence[Optimizer]) -> Kind:
             isinstance(optimizer, DECOUPLED) or optimizer.param_groups[0].get("decoupled_weight_decay")
             for optimizer in optimizers
         ),
+        dropout=tuple(sorted({m.p for m in model.modules() if isinstance(m, _DropoutNd) and m.p})),
         normalises=any("norm" in type(module).__name__.lower() for module in model.modules()),
     )
