@@ -204,6 +204,8 @@ def test_what_is_not_searched_has_its_reasons_too():
     assert reasons["momentum"] == "preset paper: against the rate"
     assert reasons["dropout"].startswith("0.2")
     assert find_recipe(dropping, Choices(max_lr=0.1, momentum=0.9), plan=PLAN).recipe.reasons["momentum"] == "given"
+    plain = find_recipe(dropping, Choices(max_lr=0.1, optimizer="Adagrad"), plan=PLAN)
+    assert plain.recipe.reasons["momentum"] == "not used by Adagrad"
 
 
 def test_automatic_batches_divide_among_processes_and_parts(monkeypatch):

@@ -107,7 +107,7 @@ class Choices:
     steps: int | None = None
     """Length of the training in updates."""
     minutes: float | None = None
-    """Length of sweeps and training together, in minutes, by the speed seen in the sweeps; the plan's search counts."""
+    """Length of sweeps and training together, in minutes, by the pace of a few updates; the plan's search counts."""
     batch_size: int | None = None
     """Samples per update; none takes about a fortieth of the data, 32 to 256, fewer where --epochs are few."""
     max_lr: float | None = None
@@ -131,7 +131,7 @@ class Choices:
     accumulate: int = 1
     """Parts in which an update's gradient is computed."""
     sweep_seeds: int = 1
-    """Networks that the range test is made with."""
+    """Networks that the range test is made with, as far as the search's share has room for them."""
     estimate: bool = False
     """Measure the Hessian-free estimate of the rate as well, in the range test and in the training."""
     max_lr_from: Literal["range_test", "both"] = "range_test"

@@ -26,7 +26,7 @@ class Kind:
     heavy_ball: bool
     """Whether the steps of all grow with the gradient; others' are of the rate's size."""
     momentum: bool
-    """Whether all have momentum, which lengthens a heavy ball's steps."""
+    """Whether all have momentum or betas; momentum lengthens a heavy ball's steps."""
     decoupled: bool
     """Whether the decay of all is apart from the gradient, as AdamW's."""
     normalises: bool
@@ -54,7 +54,7 @@ def _kind(model: nn.Module, optimizers: Sequence[Optimizer]) -> Kind:
     return Kind(
         optimizers=tuple(type(optimizer).__name__ for optimizer in optimizers),
         heavy_ball=all(isinstance(optimizer, HEAVY_BALL) for optimizer in optimizers),
-        momentum=all("momentum" in group for group in groups),
+        momentum=all({"momentum", "betas"} & group.keys() for group in groups),
         decoupled=all(
             isinstance(optimizer, DECOUPLED) or optimizer.param_groups[0].get("decoupled_weight_decay")
             for optimizer in optimizers

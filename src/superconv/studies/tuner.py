@@ -230,7 +230,9 @@ def _batch(samples: int, choices: Choices) -> tuple[int, str]:
 def _reasons(task: Task, trial: Recipe, choices: Choices, kind: Kind) -> dict[str, str]:
     """Why what is not searched has its values."""
     reasons = {"batch_size": _batch(len(task.train), choices)[1], "momentum": "given"}
-    if choices.momentum is None and choices.min_momentum is None:
+    if not kind.momentum:
+        reasons["momentum"] = f"not used by {' and '.join(kind.optimizers)}"
+    elif choices.momentum is None and choices.min_momentum is None:
         course = "constant" if trial.momentum_schedule() is None else "against the rate"
         reasons["momentum"] = f"preset {choices.preset}: {course}"
     if task.optimizer is not optim.make:
