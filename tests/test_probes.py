@@ -145,3 +145,14 @@ def test_a_preset_keeps_its_shape_under_every_peak_that_is_tried(monkeypatch):
     search_peak(quadratic(), record, start=0.1, updates=180, plan=PLAN)
     assert [r.base_lr for r in tried] == pytest.approx([0.2 * r.max_lr for r in tried])
     assert [r.final_lr for r in tried] == pytest.approx([0.07 * r.max_lr for r in tried])
+
+
+def test_slow_running_statistics_do_not_spoil_a_probe():
+    def loss(momentum: float | None) -> float:
+        def model() -> nn.Module:
+            return nn.Sequential(nn.BatchNorm1d(4, momentum=momentum, affine=False), Quadratic())
+
+        found = search_peak(replace(quadratic(scale=5.0), model=model), recipe(), start=0.3, updates=60, plan=PLAN)
+        return min(probe.loss for probe in found.probes if probe.loss is not None)
+
+    assert loss(0.001) == pytest.approx(loss(None), rel=0.2)

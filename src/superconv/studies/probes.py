@@ -11,12 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isinf, log
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from superconv.rates.recalibration import recalibrate
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.studies.kind import Kind, kind_of
+from superconv.studies.runner import RECALIBRATED
 from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
+from superconv.training.sweeps import calibration
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
@@ -26,6 +31,7 @@ LEAST, SHARE = 20, 1 / 16  # updates of a short probe: at least, and of those th
 FIRST = 0.45  # of the updates at most go into short probes
 LONGER = 1.5  # times a short probe, at least, is a longer one
 VALIDATION_SAMPLES = 1000
+STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
@@ -266,4 +272,13 @@ def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
     if task.validation is None:
         return since
     with breakdowns(trainer, first=False):
+        if _stale(trainer):
+            recalibrate(trainer.model.module, calibration(trainer, RECALIBRATED))
         return trainer.evaluate(task.validation, samples=VALIDATION_SAMPLES)["loss"]
+
+
+def _stale(trainer: Trainer) -> bool:
+    """Whether a few updates were too few for batch norm's running statistics; Caffe's averages forget at once."""
+    norms = [m for m in trainer.model.module.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
+    kept = [1 - (m.momentum or 0.0) for m in norms if getattr(m, "average", None) is None]
+    return any(share**trainer.step > STALE for share in kept)

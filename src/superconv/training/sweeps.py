@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -206,6 +207,11 @@ def search_rates(
     return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=seconds, updates=spent)
 
 
+def calibration(trainer: Trainer, batches: int) -> Iterator[Tensor]:
+    """The inputs of the next so many batches, over which batch-norm statistics are estimated anew."""
+    return (inputs for inputs, _ in islice(trainer.batches(), batches))
+
+
 def _sweep(
     trainer: Trainer,
     *,
@@ -225,9 +231,6 @@ def _sweep(
         scores = trainer.evaluate(task.validation, samples=validation_samples)
         return scores["loss"], scores[metric] if metric else None
 
-    def calibration() -> Iterator[Tensor]:
-        return (inputs for inputs, _ in islice(trainer.batches(), recalibrate_batch_norm))
-
     with (
         ExitStack() as ending,
         RangeTest(
@@ -243,7 +246,9 @@ def _sweep(
             higher_is_better=task.higher_is_better,
             evaluate=evaluate if evaluate_every and task.validation is not None else None,
             evaluate_every=evaluate_every,
-            recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
+            recalibrate_batch_norm=partial(calibration, trainer, recalibrate_batch_norm)
+            if recalibrate_batch_norm
+            else None,
         ) as test,
     ):
         curvature = HessianFreeLR([o.optimizer for o in trainer.optimizers], norm="l2") if estimate else None
