@@ -104,6 +104,15 @@ def test_minutes_are_kept(tmp_path):
     assert "minutes" in Recipe.load(tmp_path / "run" / "recipe.yaml").reasons["steps"]
 
 
+def test_fit_by_a_recipe_of_another_length_searches_nothing(fitted, tmp_path):
+    out = tmp_path / "run"
+    assert run("fit", "digits", "--recipe", fitted / "recipe.yaml", "--steps", 40, "--out", out, *CPU) == 0
+    before, after = (Recipe.load(folder / "recipe.yaml") for folder in (fitted, out))
+    assert (after.steps, after.max_lr, after.weight_decay) == (40, before.max_lr, before.weight_decay)
+    assert not (out / "range_test.json").exists()
+    assert run("fit", "digits", "--watch-test", "--steps", 40, "--out", tmp_path / "watched", *CPU) == 2
+
+
 def test_train_by_a_recipe_repeats_a_fit(fitted, tmp_path):
     out = tmp_path / "again"
     assert run("train", "digits", "--recipe", fitted / "recipe.yaml", "--out", out, *CPU) == 0

@@ -1,107 +1,27 @@
-"""Short cycles, and the recipe that follows from them."""
+"""The recipe that follows from sweeps and short cycles."""
 
+import time
 from dataclasses import replace
-from math import exp, log
+from math import exp
 
 import pytest
 import torch
 import torch.nn.functional as F
+from small_tasks import PLAN, Quadratic, quadratic, recipe
 from torch import nn
 
-from superconv.data.source import TensorSource
 from superconv.errors import UserError
+from superconv.rates.verdict import judge
 from superconv.recipe import Recipe
 from superconv.specs import Choices
-from superconv.studies import probes
-from superconv.studies.probes import FARTHEST, Probe, search_peak
+from superconv.studies.fit import fit
+from superconv.studies.kind import kind_of
+from superconv.studies.pace import measure_pace
 from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
-from superconv.training.plan import ExecutionPlan
-from superconv.training.task import Task
-
-PLAN = ExecutionPlan(channels_last=False, threads=1)
-
-
-class Quadratic(nn.Module):
-    """One weight per input, whose squared distance from a target is the loss: stable below 2 / curvature."""
-
-    def __init__(self, size: int = 4) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((size,), 3.0))
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs * self.weight
-
-
-def quadratic(samples: int = 512, *, scale: float = 1.0) -> Task:
-    generator = torch.Generator().manual_seed(0)
-    inputs = scale * torch.randn(samples, 4, generator=generator)
-    targets = inputs * torch.tensor([1.0, -2.0, 0.5, 0.0]) + 0.1 * torch.randn(samples, 4, generator=generator)
-    source = TensorSource(inputs, targets)
-    return Task(name="quadratic", model=Quadratic, train=source, validation=source, loss=F.mse_loss, metric=None)
-
-
-def recipe(**fields) -> Recipe:
-    plain = {"momentum": 0.0, "min_momentum": None, "optimizer_args": {}, "weight_decay": 0.0}
-    return Recipe(**{"steps": 200, "batch_size": 32, "max_lr": 1.0, **plain, **fields})
-
-
-@pytest.mark.parametrize("start", [0.001, 1.0, 100.0])
-def test_the_peak_is_found_from_any_first_guess(start):
-    found = search_peak(quadratic(), recipe(), start=start, updates=1000, plan=PLAN)
-    losses = [probe.loss for probe in found.probes if probe.loss is not None]
-    best = min((p for p in found.probes if p.loss is not None), key=lambda p: p.loss)
-    assert 0.1 < best.max_lr < 10
-    assert found.max_lr == pytest.approx(best.max_lr, rel=FARTHEST)
-    assert min(losses) < 0.2
-
-
-def test_a_probe_that_breaks_down_is_a_result_and_cheap():
-    found = search_peak(quadratic(scale=10.0), recipe(), start=100.0, updates=1000, plan=PLAN)
-    broken = [probe for probe in found.probes if probe.loss is None]
-    assert broken
-    assert all(probe.steps < probe.length for probe in broken)
-    assert found.max_lr is not None
-    assert "broke down" in found.reason
-
-
-def test_probes_are_deterministic_and_cost_what_they_say():
-    options = {"start": 0.5, "updates": 200, "plan": PLAN, "seed": 3}
-    first, second = (search_peak(quadratic(), recipe(), **options) for _ in range(2))
-    assert first == second
-    assert first.updates == sum(probe.steps for probe in first.probes) <= 200
-
-
-@pytest.mark.parametrize(
-    ("left", "power", "optimizer", "layer", "low", "high"),
-    [
-        (0.9, 0.5, "SGD", nn.BatchNorm1d(4), 2.0, FARTHEST),  # little learned: the best peak grows on
-        (0.9, 2.0, "SGD", nn.LayerNorm(4), 2.0, FARTHEST),  # but no faster than is usual
-        (0.9, 0.5, "SGD", nn.Identity(), 0.5, 1.0),  # nor without a layer that normalises
-        (0.05, 0.5, "SGD", nn.BatchNorm1d(4), 0.4, 1.0),  # all but learned: growth is not believed
-        (0.05, 0.0, "SGD", nn.BatchNorm1d(4), 0.5, 1.0),
-        (0.05, -0.5, "SGD", nn.BatchNorm1d(4), 0.4, 0.6),  # longer cycles want less, and so does the run
-        (0.9, 0.0, "AdamW", nn.LayerNorm(4), 0.3, 0.8),
-        (0.9, -0.8, "AdamW", nn.LayerNorm(4), 0.25, 0.4),
-    ],
-)
-def test_what_the_best_peak_does_between_two_lengths_is_carried_on(
-    monkeypatch, left, power, optimizer, layer, low, high
-):
-    """Probes whose loss is a parabola about 0.1 · (length / 20) ** power."""
-
-    def probe(task, tried, *, first_loss, **options):
-        first_loss[0] = 1.0
-        off = log(tried.max_lr / 0.1 / (tried.steps / 20) ** power)
-        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=left * (1 + 0.3 * off**2))
-
-    monkeypatch.setattr(probes, "_probe", probe)
-    task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), layer))
-    found = search_peak(task, recipe(steps=500, optimizer=optimizer), start=0.1, updates=180, plan=PLAN)
-    longest = max(probe.length for probe in found.probes)
-    assert 30 < longest < 60
-    assert found.updates <= 180
-    at_longest = 0.1 * (longest / 20) ** power
-    assert low <= found.max_lr / at_longest <= high * 1.0001
+from superconv.training import sweeps
+from superconv.training.hooks import Hook
+from superconv.training.loop import train
+from superconv.training.sweeps import range_test
 
 
 def test_a_network_that_nothing_trains_is_said_in_one_line():
@@ -112,6 +32,76 @@ def test_a_network_that_nothing_trains_is_said_in_one_line():
         find_recipe(replace(quadratic(), loss=never), Choices(steps=50), plan=PLAN)
 
 
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Quadratic(), Quadratic()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.first(inputs) + self.second(inputs)
+
+
+def two_optimizers(model, recipe):
+    return [torch.optim.AdamW(model.first.parameters(), lr=1e-3), torch.optim.SGD(model.second.parameters(), lr=1e-1)]
+
+
+class Rates(Hook):
+    """The rate of every optimizer right before its steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_start(self, trainer) -> None:
+        self.seen = [[] for _ in trainer.optimizers]
+        for own, optimizer in zip(self.seen, trainer.optimizers, strict=True):
+            optimizer.optimizer.register_step_pre_hook(lambda o, *_, own=own: own.append(o.param_groups[0]["lr"]))
+
+
+@pytest.mark.parametrize("run", [train, range_test])
+def test_several_optimizers_keep_their_ratio(run):
+    rates = Rates()
+    run(replace(quadratic(), model=Halves, optimizer=two_optimizers), recipe(max_lr=0.01), plan=PLAN, hooks=[rates])
+    first, second = rates.seen
+    assert second == pytest.approx([100 * rate for rate in first])
+    assert len(set(first)) > 5
+
+
+def test_the_optimizers_themselves_say_which_rules_hold():
+    heavy = kind_of(quadratic(), recipe())
+    assert (heavy.heavy_ball, heavy.momentum, heavy.decoupled) == (True, True, False)
+    own = replace(quadratic(), optimizer=lambda model, recipe: torch.optim.AdamW(model.parameters()))
+    assert (kind_of(own, recipe()).heavy_ball, kind_of(own, recipe()).decoupled) == (False, True)
+    found = find_recipe(own, Choices(steps=50), plan=PLAN)
+    assert 1e-2 <= found.recipe.weight_decay <= 1e-1
+    several = kind_of(replace(quadratic(), model=Halves, optimizer=two_optimizers), recipe())
+    assert (several.heavy_ball, several.decoupled) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "args", "low", "high"),
+    [
+        ("AdamW", {}, 1e-2, 1e-1),
+        ("Adam", {"decoupled_weight_decay": True}, 1e-2, 1e-1),
+        ("Adam", {}, 0.0, 0.0),
+        ("Adagrad", {}, 0.0, 0.0),
+        ("RMSprop", {}, 0.0, 0.0),
+        ("ASGD", {}, 1e-3, 1e-2),
+    ],
+)
+def test_decay_is_chosen_only_where_a_rule_holds(optimizer, args, low, high):
+    adaptive = recipe(steps=1000, max_lr=0.1, momentum=0.95, optimizer=optimizer, optimizer_args=args)
+    decay, reason = balanced_decay(adaptive, 32_000)
+    assert low <= decay <= high
+    assert ("normalises" in reason) == (decay == 0)
+
+
+def test_asgd_which_has_no_momentum_trains_and_is_not_divided_by_it():
+    plain = recipe(steps=1000, max_lr=0.1, momentum=0.0)
+    asgd = replace(plain, optimizer="ASGD", momentum=0.95, min_momentum=0.85)
+    assert balanced_decay(asgd, 32_000)[0] == balanced_decay(plain, 32_000)[0]
+    assert train(quadratic(), replace(asgd, steps=50), plan=PLAN).stopped is None
+
+
 def test_what_is_given_is_not_searched():
     found = find_recipe(quadratic(), Choices(steps=50, max_lr=0.3, weight_decay=1e-3, batch_size=64), plan=PLAN)
     assert (found.search, found.peak) == (None, None)
@@ -119,11 +109,128 @@ def test_what_is_given_is_not_searched():
     assert {found.recipe.reasons[k] for k in ("max_lr", "weight_decay", "batch_size")} == {"given"}
 
 
-@pytest.mark.parametrize("steps", [60, 400])
-def test_the_search_stays_within_its_budget_and_gives_its_reasons(steps):
-    found = find_recipe(quadratic(), Choices(steps=steps), plan=PLAN)
-    assert found.peak.updates + len(found.search.curve.lr) <= budget(steps)
+class Counter(Hook):
+    updates = 0
+
+    def on_update(self, trainer) -> None:
+        self.updates += 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+@pytest.mark.parametrize("steps", [60, 2000, 4500])
+def test_the_search_stays_within_its_budget_and_gives_its_reasons(monkeypatch, steps, seeds):
+    """Where only the exploring sweep shows an edge, so that the linear one is made again."""
+
+    def edgeless(curve):
+        return replace(judge(curve), lr_max=0.1, lr_edge=0.1 if curve.max_lr == sweeps.EXPLORED[1] else None)
+
+    monkeypatch.setattr(sweeps, "judge", edgeless)
+    counter = Counter()
+    choices = Choices(steps=steps, sweep_seeds=seeds)
+    found = find_recipe(quadratic(), choices, plan=PLAN, hooks=[counter])
+    assert found.peak.updates + found.search.updates == counter.updates <= budget(steps)
     assert {"max_lr", "weight_decay", "batch_size", "steps"} <= found.recipe.reasons.keys()
+
+
+def test_the_share_of_the_search_is_the_users():
+    found = find_recipe(quadratic(), steps=2000, search=0.15, plan=PLAN)
+    assert 200 < found.peak.updates + found.search.updates <= 300
+    with pytest.raises(UserError, match="search"):
+        find_recipe(quadratic(), search=-1, plan=PLAN)
+
+
+@pytest.mark.parametrize("preset", ["paper", "record"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 15])
+def test_runs_of_a_few_updates_have_a_recipe(steps, preset):
+    made = Choices(preset=preset).recipe(batch_size=32, steps=steps, max_lr=0.3, reasons={})
+    rate = made.learning_rate()
+    assert max(map(rate, range(steps))) == 0.3
+    assert made.reasons.keys() <= {"annihilation", "schedule"}
+
+
+def test_one_epoch_of_a_tiny_set_is_searched_and_trained(tmp_path):
+    numbers = fit(quadratic(270), tmp_path, Choices(epochs=1), plan=PLAN)
+    assert (numbers["steps"], numbers["stopped"]) == (8, None)
+    assert "8 updates" in Recipe.load(tmp_path / "recipe.yaml").reasons["annihilation"]
+
+
+def test_what_makes_no_recipe_is_said_before_the_search():
+    for wrong in ({"steps": 0}, {"steps": 50, "batch_size": 32, "accumulate": 3}, {"epochs": 1, "steps": 5}):
+        with pytest.raises(UserError):
+            outline(quadratic(), Choices(**wrong))
+
+
+def test_nothing_is_chosen_on_the_test_split():
+    watched = replace(quadratic(), watched=True)
+    with pytest.raises(UserError, match="--watch-test"):
+        find_recipe(watched, Choices(steps=50), plan=PLAN)
+    assert find_recipe(watched, Choices(steps=50, max_lr=0.1), plan=PLAN).recipe.max_lr == 0.1
+
+
+def test_the_pace_is_that_of_later_updates():
+    calls = []
+
+    def slow_at_first(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        time.sleep(0.05 if len(calls) <= 3 else 0.0)
+        return F.mse_loss(output, target)
+
+    pace = measure_pace(replace(quadratic(), loss=slow_at_first), recipe(), PLAN)
+    assert pace.update < 0.02 < pace.start
+    readings = 11 * 512 / 3 / 32
+    assert pace.updates(pace.start + 500 * pace.update, PLAN) == pytest.approx(500 - readings, abs=1)
+
+
+def test_a_few_minutes_are_not_eaten_by_the_search():
+    def slow(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.005)
+        return F.mse_loss(output, target)
+
+    found = find_recipe(replace(quadratic(), loss=slow), Choices(minutes=0.02), plan=PLAN)
+    assert found.peak.updates + found.search.updates <= 110
+    assert found.recipe.reasons["steps"].startswith("what fits into 0.02 minutes")
+
+
+def test_a_resumed_fit_knows_what_its_search_took(tmp_path):
+    first = fit(quadratic(), tmp_path, Choices(steps=30), plan=PLAN)
+    (tmp_path / "run.json").unlink()
+    assert fit(quadratic(), tmp_path, Choices(steps=30), plan=PLAN)["search_seconds"] == first["search_seconds"] > 0
+
+
+def test_what_is_not_searched_has_its_reasons_too():
+    dropping = replace(quadratic(300), model=lambda: nn.Sequential(Quadratic(), nn.Dropout(0.2)))
+    reasons = find_recipe(dropping, Choices(steps=50, max_lr=0.1), plan=PLAN).recipe.reasons
+    assert "least" in reasons["batch_size"]
+    assert reasons["momentum"] == "preset paper: against the rate"
+    assert reasons["dropout"].startswith("0.2")
+    assert find_recipe(dropping, Choices(max_lr=0.1, momentum=0.9), plan=PLAN).recipe.reasons["momentum"] == "given"
+    plain = find_recipe(dropping, Choices(max_lr=0.1, optimizer="Adagrad"), plan=PLAN)
+    assert plain.recipe.reasons["momentum"] == "not used by Adagrad"
+
+
+def test_automatic_batches_divide_among_processes_and_parts(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert outline(quadratic(10_000), Choices()).batch_size == 255
+    assert outline(quadratic(), Choices(accumulate=2)).batch_size == 30
+
+
+def test_a_recipe_file_settles_what_it_has(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    whole = Recipe.preset("record", steps=77, batch_size=16, max_lr=0.123456, weight_decay=3e-4, clip_norm=1.0)
+    path.write_text(whole.to_yaml())
+    again = find_recipe(quadratic(), recipe_file=str(path), plan=PLAN)
+    assert again.search is None
+    assert replace(again.recipe, reasons={}) == whole
+    longer = find_recipe(quadratic(), Choices(epochs=4, max_lr=0.5, recipe_file=str(path)), plan=PLAN).recipe
+    assert (longer.steps, longer.max_lr, longer.batch_size, longer.clip_norm) == (128, 0.5, 16, 1.0)
+    assert longer.learning_rate()(0) == pytest.approx(0.1)
+    path.write_text("weight_decay: 1e-3\nwarmup: 0.3\n")
+    part = find_recipe(quadratic(), Choices(steps=60, recipe_file=str(path)), plan=PLAN)
+    assert part.search is not None
+    assert (part.recipe.weight_decay, part.recipe.warmup, part.recipe.steps) == (1e-3, 0.3, 60)
+    path.write_text("weight_decoy: 1e-3\n")
+    with pytest.raises(UserError, match="weight_decoy"):
+        outline(quadratic(), Choices(recipe_file=str(path)))
 
 
 def test_a_few_epochs_are_cut_into_smaller_batches():

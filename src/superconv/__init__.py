@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from superconv.specs import ImageTask as ImageTask
     from superconv.studies.fit import fit as fit
     from superconv.studies.saved import load as load
+    from superconv.studies.tuner import find_recipe as find_recipe
     from superconv.training.loop import train as train
     from superconv.training.plan import ExecutionPlan as ExecutionPlan
     from superconv.training.sweeps import range_test as range_test
@@ -46,6 +47,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Choices": "specs",
     "ImageTask": "specs",
+    "find_recipe": "studies.tuner",
     "fit": "studies.fit",
     "load": "studies.saved",
     "train": "training.loop",

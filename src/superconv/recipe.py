@@ -151,6 +151,20 @@ class Recipe:
             raise UserError(f"{path} holds no recipe: it must be a mapping with steps, batch_size and max_lr")
         return files.checked(cls, value, source=path)
 
+    @classmethod
+    def load_part(cls, path: Path) -> dict[str, Any]:
+        """Read from a YAML file those fields that it has, its reasons apart.
+
+        Raises:
+            UserError: The file is unreadable, has an unknown field, or a value of the wrong kind.
+        """
+        value = files.read_yaml(path)
+        if not isinstance(value, dict):
+            raise UserError(f"{path} holds no recipe: it must be a mapping of a recipe's fields")
+        others = {"steps": 100, "batch_size": value.get("accumulate", 1), "max_lr": 1.0}
+        whole = files.checked(cls, {**others, **value}, source=path)
+        return {name: getattr(whole, name) for name in value if name != "reasons"}
+
 
 def batch_size_for(samples: int) -> int:
     """A fortieth of the data, as a power of two from 32 to 256."""

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from superconv.errors import UserError
@@ -33,6 +35,8 @@ def _schedule(word: str) -> str:
         raise ValueError(f"there is no schedule {word!r}: use {', '.join(get_args(ScheduleName))}")
     return word
 
+
+SHORT = 16  # updates, below which a cycle may have no room for all its phases
 
 Axis = Literal["weight_decay", "batch_size", "momentum", "dropout"]
 
@@ -103,7 +107,7 @@ class Choices:
     steps: int | None = None
     """Length of the training in updates."""
     minutes: float | None = None
-    """Length of sweeps and training together, in minutes, by the speed seen in the sweeps; the plan's search counts."""
+    """Length of sweeps and training together, in minutes, by the pace of a few updates; the plan's search counts."""
     batch_size: int | None = None
     """Samples per update; none takes about a fortieth of the data, 32 to 256, fewer where --epochs are few."""
     max_lr: float | None = None
@@ -127,14 +131,63 @@ class Choices:
     accumulate: int = 1
     """Parts in which an update's gradient is computed."""
     sweep_seeds: int = 1
-    """Networks that the range test is made with."""
+    """Networks that the range test is made with, as far as the search's share has room for them."""
     estimate: bool = False
     """Measure the Hessian-free estimate of the rate as well, in the range test and in the training."""
     max_lr_from: Literal["range_test", "both"] = "range_test"
     """What bounds the peak: the range test, or the smaller of it and of the Hessian-free estimate."""
+    search: float = 0.3
+    """Share of the training's updates that the search may take; 200 updates at least."""
+    recipe_file: Annotated[str | None, arg(name="recipe", metavar="PATH")] = None
+    """A recipe.yaml, whole or in part. What it has is not searched, where no other option gives it; its length counts
+    where none is given."""
+
+    def filled(self) -> "Choices":
+        """These choices with those of the recipe file; what differs from the defaults here comes first.
+
+        Raises:
+            UserError: The file holds no recipe or part of one.
+        """
+        given = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+        if given & {"epochs", "steps", "minutes"}:
+            given.add("steps")
+        if "momentum" in given:
+            given.add("min_momentum")  # a momentum that was asked for stays
+        known = {f.name for f in fields(self)} - given
+        return replace(self, **{name: value for name, value in self._stored().items() if name in known})
+
+    def _stored(self) -> dict[str, Any]:
+        return Recipe.load_part(Path(self.recipe_file)) if self.recipe_file else {}
+
+    def _shape(self, max_lr: float) -> dict[str, Any]:
+        """Fields of the recipe file that are no choices; its lower rates keep their ratio to the peak."""
+        stored = self._stored()
+        shape = {name: value for name, value in stored.items() if not hasattr(self, name)}
+        if stored.get("optimizer", self.optimizer) != self.optimizer:
+            shape.pop("optimizer_args", None)
+        for name in ("base_lr", "final_lr"):
+            if shape.get(name):
+                if "max_lr" not in stored:
+                    raise UserError(f"{self.recipe_file} has {name} without max_lr, to which it is in proportion")
+                shape[name] *= max_lr / stored["max_lr"]
+        return shape
 
     def recipe(self, *, batch_size: int, steps: int, max_lr: float, reasons: dict[str, str]) -> Recipe:
-        """The recipe of these choices."""
+        """The recipe of these choices; a cycle of a few updates goes without the phases that it has no room for.
+
+        Raises:
+            UserError: They make none.
+        """
+        made = {**self._fields(), **self._shape(max_lr)}
+        build = partial(Recipe.preset, self.preset, steps=steps, batch_size=batch_size, max_lr=max_lr)
+        shorter: list[dict[str, Any]] = [{}, {"annihilation": 0.0}, {"schedule": "constant"}]
+        for left_out in shorter if steps < SHORT else ():
+            why = dict.fromkeys(left_out, f"{steps} updates have no room for more")
+            with suppress(UserError):
+                return build(**{**made, **left_out, "reasons": {**reasons, **why}})
+        return build(**made, reasons=reasons)
+
+    def _fields(self) -> dict[str, Any]:
         given = {
             name: value
             for name in ("weight_decay", "momentum", "min_momentum")
@@ -143,20 +196,8 @@ class Choices:
         if self.momentum is not None and self.min_momentum is None:
             given["min_momentum"] = None  # a momentum that was asked for stays
         args: dict[str, Any] = {} if self.optimizer == "SGD" else {"optimizer_args": {}}
-        return Recipe.preset(
-            self.preset,
-            steps=steps,
-            batch_size=batch_size,
-            max_lr=max_lr,
-            **args,
-            schedule=self.schedule,
-            optimizer=self.optimizer,
-            label_smoothing=self.label_smoothing,
-            clip_norm=self.clip_norm,
-            accumulate=self.accumulate,
-            reasons=reasons,
-            **given,
-        )
+        names = ("schedule", "optimizer", "label_smoothing", "clip_norm", "accumulate")
+        return {**args, **{name: getattr(self, name) for name in names}, **given}
 
 
 @dataclass(frozen=True, kw_only=True)

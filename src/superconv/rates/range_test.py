@@ -14,13 +14,12 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from superconv.rates.breakdown import WINDOW, Breakdown
 from superconv.rates.curve import Curve
+from superconv.rates.recalibration import recalibrate
 from superconv.rates.schedules import exponential_range, linear_range
 from superconv.rates.snapshot import Snapshot, probing
 
@@ -256,7 +255,7 @@ class RangeTest:
         assert self._evaluate is not None
         with probing(self._model, loaders=self._loaders), torch.no_grad():
             if self._recalibrate is not None:
-                _recalibrate(self._model, self._recalibrate())
+                recalibrate(self._model, self._recalibrate())
             self._model.eval()
             result = self._evaluate()
         if isinstance(result, Mapping):
@@ -380,21 +379,3 @@ def _with_own_workers(loader: Iterable[T]) -> Iterable[T]:
     own: DataLoader[T] = copy(loader)
     own._iterator = None
     return own
-
-
-def _recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
-    momenta = {part: part.momentum for part in model.modules() if isinstance(part, _BatchNorm)}
-    try:
-        update_bn(_some(batches), model)
-    finally:
-        for part, momentum in momenta.items():
-            part.momentum = momentum
-
-
-def _some(batches: Iterable[T]) -> Iterator[T]:
-    empty = True
-    for batch in batches:
-        empty = False
-        yield batch
-    if empty:  # update_bn would leave the statistics at mean 0, variance 1
-        raise ValueError("recalibrate_batch_norm gave no batch: it is called before every evaluation, for new ones")

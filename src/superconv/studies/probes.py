@@ -9,12 +9,19 @@ whole, with caution.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, log
+from math import inf, isfinite, isinf, log
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from superconv.rates.recalibration import recalibrate
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
+from superconv.studies.kind import Kind, kind_of
+from superconv.studies.runner import RECALIBRATED
+from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
+from superconv.training.sweeps import calibration
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
@@ -24,6 +31,7 @@ LEAST, SHARE = 20, 1 / 16  # updates of a short probe: at least, and of those th
 FIRST = 0.45  # of the updates at most go into short probes
 LONGER = 1.5  # times a short probe, at least, is a longer one
 VALIDATION_SAMPLES = 1000
+STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
@@ -32,7 +40,6 @@ STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
 FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
 AT_THE_EDGE = 1.0  # the same, where the next larger peak broke down: a longer stay would not bear more
-HEAVY_BALL = ("SGD", "ASGD", "CaffeSGD")  # whose steps grow with the gradient; others' are of the rate's size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,8 @@ class Probe:
     """Updates that happened: fewer where it broke down."""
     loss: float | None
     """Of the validation split, or of the last training batches where there is none; none where it broke down."""
+    error: str | None = None
+    """What was raised, where that broke it down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +149,7 @@ def search_peak(
 
     def bracket(start: float, length: int, updates: float) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = replace(recipe, steps=length, max_lr=start * FACTOR**k, base_lr=None, final_lr=None)
+            tried = _at(replace(recipe, steps=length), start * FACTOR**k)
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
         return _bracket(probe, length, updates)
@@ -148,11 +157,20 @@ def search_peak(
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length))
     if short.best is None:
-        return PeakSearch(max_lr=None, probes=short.probes, reason=f"every probe of {length} updates broke down")
+        raised = next((f" ({probe.error})" for probe in short.probes if probe.error), "")
+        reason = f"every probe of {length} updates broke down{raised}"
+        return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     longer = min(recipe.steps, (updates - short.updates) // 3)
     long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
-    grows = recipe.optimizer in HEAVY_BALL and _normalises(task)
-    return _carried(short, long if long and long.best is not None else None, recipe, first_loss[0], grows=grows)
+    carried = long if long and long.best is not None else None
+    return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
+
+
+def _at(recipe: Recipe, max_lr: float) -> Recipe:
+    """The same cycle to another peak."""
+    times = max_lr / recipe.max_lr
+    low, final = (rate and rate * times for rate in (recipe.base_lr, recipe.final_lr))
+    return replace(recipe, max_lr=max_lr, base_lr=low, final_lr=final)
 
 
 def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bracket:
@@ -173,13 +191,7 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bra
     return _Bracket(tuple(known[k] for k in sorted(known)))
 
 
-def _normalises(task: Task) -> bool:
-    """Whether any layer normalises; then the weights' scale is free, grows with the rate, and tames it."""
-    with isolated_rng():
-        return any("norm" in type(module).__name__.lower() for module in task.model().modules())
-
-
-def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, grows: bool) -> PeakSearch:
+def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, kind: Kind) -> PeakSearch:
     """The best peak of the longest probes, carried over to the length of the run.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
@@ -189,8 +201,8 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
     remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
-    usual = 0.0 if recipe.optimizer in HEAVY_BALL else -ADAPTIVE_FALL
-    if grows:
+    usual = 0.0 if kind.heavy_ball else -ADAPTIVE_FALL
+    if kind.heavy_ball and kind.normalises:
         usual = GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
     if long and short.closed and long.closed:
@@ -223,12 +235,14 @@ def _probe(
         try:
             for hook in hooks:
                 hook.on_start(trainer)
-            loss = _train(trainer, first_loss)
+            loss, raised = _train(trainer, first_loss), None
+        except BreakdownError as error:
+            loss, raised = None, str(error)
         finally:
             for hook in hooks:
                 hook.on_end(trainer)
     loss = loss if loss is not None and isfinite(loss) else None
-    return Probe(max_lr=recipe.max_lr, length=recipe.steps, steps=trainer.step, loss=loss)
+    return Probe(max_lr=recipe.max_lr, length=recipe.steps, steps=trainer.step, loss=loss, error=raised)
 
 
 def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
@@ -236,12 +250,17 @@ def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
     steps, task, batches = trainer.recipe.steps, trainer.task, trainer.batches()
     since = 0.0
     while trainer.step < steps:
-        if not trainer.update(batches):
+        with breakdowns(trainer, first=isinf(first_loss[0])):
+            happened = trainer.update(batches)
+        if not happened:
+            if trainer.stuck:
+                return None
             continue
         for hook in trainer.hooks:
             hook.on_update(trainer)
         if trainer.step == 1 or trainer.step % WATCHED == 0 or trainer.step == steps:
-            scores = trainer.read()
+            with breakdowns(trainer, first=isinf(first_loss[0])):
+                scores = trainer.read()
             since = scores["loss"]
             if trainer.step == 1:
                 first_loss[0] = since
@@ -252,4 +271,14 @@ def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
                 hook.on_log(trainer, row)
     if task.validation is None:
         return since
-    return trainer.evaluate(task.validation, samples=VALIDATION_SAMPLES)["loss"]
+    with breakdowns(trainer, first=False):
+        if _stale(trainer):
+            recalibrate(trainer.model.module, calibration(trainer, RECALIBRATED))
+        return trainer.evaluate(task.validation, samples=VALIDATION_SAMPLES)["loss"]
+
+
+def _stale(trainer: Trainer) -> bool:
+    """Whether a few updates were too few for batch norm's running statistics; Caffe's averages forget at once."""
+    norms = [m for m in trainer.model.module.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
+    kept = [1 - (m.momentum or 0.0) for m in norms if getattr(m, "average", None) is None]
+    return any(share**trainer.step > STALE for share in kept)

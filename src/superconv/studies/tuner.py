@@ -1,24 +1,30 @@
 """A recipe for a task and a length: what the user leaves open, found within a stated search budget."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import exp
+from math import exp, log2
 from typing import Any
 
+from superconv import optim
 from superconv.errors import UserError
 from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
-from superconv.studies.probes import HEAVY_BALL, PeakSearch, search_peak
+from superconv.studies.kind import Kind, kind_of, usual_kind
+from superconv.studies.pace import FEWEST, measure_pace
+from superconv.studies.probes import LEAST, PeakSearch, search_peak
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
-from superconv.training.sweeps import RateSearch, explore, range_test, search_rates
-from superconv.training.task import Task
+from superconv.training.plan_search import find_plan
+from superconv.training.sweeps import EXPLORING, RateSearch, explore, search_rates
+from superconv.training.task import Task, refuse_watched
 
 EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
 FEWEST_UPDATES = 700  # a batch is halved before a run of stated epochs has fewer
 BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
 SWEEP = 50  # updates of the exploring sweep of a short run
+FEWEST_PROBED = 3 * LEAST  # updates of the least that brackets a peak
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
 BELOW = 3.0  # the first probe's peak lies so far below what a sweep bears for a moment
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
@@ -39,84 +45,111 @@ class Found:
 
 
 def find_recipe(
-    task: Task, choices: Choices, *, plan: ExecutionPlan, seed: int = 0, hooks: Sequence[Hook] = ()
+    task: Task,
+    choices: Choices | None = None,
+    *,
+    plan: ExecutionPlan | None = None,
+    seed: int = 0,
+    hooks: Sequence[Hook] = (),
+    began: float | None = None,
+    **settled: Any,
 ) -> Found:
     """Choose what `choices` leaves open, on the training and validation splits.
 
     A range test finds what rates the network bears at all; short cycles find the peak that pays, which depends on the
-    run's length. Both together take at most `BUDGET` of the run's updates or `LEAST_BUDGET`, whichever is more. Equal
-    seeds, plans and lengths in updates give equal recipes.
+    run's length. Both together take at most the share `search` of the run's updates or `LEAST_BUDGET`, whichever is
+    more. Equal seeds, plans and lengths in updates give equal recipes.
 
     Args:
         task: What will be trained.
         choices: What is settled; it is not searched.
-        plan: Where it runs.
+        plan: Where it runs; found by timing updates (`find_plan`), if not given.
         seed: Of the sweeps and the short cycles.
         hooks: Look on.
+        began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
+        settled: Fields of `Choices`, on top of those given: `find_recipe(task, epochs=3)`.
 
     Raises:
-        UserError: Choices contradict each other, or nothing that was tried trains the network.
+        UserError: Choices contradict each other or would be made on the test split, or nothing that was tried trains
+            the network.
     """
-    began = time.perf_counter()
-    given = [name for name in ("epochs", "steps", "minutes") if getattr(choices, name) is not None]
-    if len(given) > 1:
-        raise UserError(f"give one length, not both {' and '.join(given)}")
+    entered = time.perf_counter()
+    choices = replace(choices or Choices(), **settled).filled()
     trial = outline(task, choices)
-    samples, batch_size = len(task.train), trial.batch_size
-    reasons = {"batch_size": "given" if choices.batch_size else _batch_reason(samples, trial)}
-    search, peak, pace = None, None, None
-    steps = _steps(choices, samples, batch_size)
-    if choices.minutes is not None and choices.max_lr is None:
-        pace = _seconds_per_update(task, trial, plan)
-        steps = plan.fabric().broadcast(max(20, int(choices.minutes * 60 / pace / (1 + BUDGET))))
-    max_lr = choices.max_lr
-    if max_lr is None:
-        whole = replace(trial, steps=max(20, steps))
-        search = _sweeps(task, whole, choices, plan=plan, seed=seed, hooks=hooks)
-        peak = _peak(task, whole, search, plan=plan, seed=seed, hooks=hooks)
-        max_lr, reasons["max_lr"] = _judged(task, search, peak, choices)
-    else:
-        reasons["max_lr"] = "given"
+    plan = plan or find_plan(task, trial).plan
+    kind, samples = kind_of(task, trial), len(task.train)
+    steps = _steps(choices, samples, trial.batch_size)
+    pace, until, least = None, 0.0, LEAST_BUDGET
     if choices.minutes is not None:
-        pace = pace or _seconds_per_update(task, trial, plan)
-        left = choices.minutes * 60 - (time.perf_counter() - began)
-        steps = plan.fabric().broadcast(max(20, int(left / pace)))
-        reasons["steps"] = f"what fits into {choices.minutes:g} minutes, the search included"
-    else:
-        reasons["steps"] = f"{steps * batch_size / samples:.3g} epochs of {samples} samples"
-    reasons["weight_decay"] = "given"
-    recipe = choices.recipe(batch_size=batch_size, steps=steps, max_lr=float(f"{max_lr:.3g}"), reasons=reasons)
+        pace, until = measure_pace(task, trial, plan), (began or entered) + 60 * choices.minutes
+        total = pace.updates(until - time.perf_counter(), plan)
+        steps = max(FEWEST, int(total / (1 + choices.search)))
+        least = min(LEAST_BUDGET, max(SWEEP + FEWEST_PROBED, int(BUDGET * total)))
+    search, peak, max_lr, why = None, None, choices.max_lr, "given"
+    if max_lr is None:
+        whole = replace(trial, steps=max(FEWEST, steps))
+        options: dict[str, Any] = {"plan": plan, "seed": seed, "hooks": hooks}
+        allowed = budget(steps, share=choices.search, least=least)
+        search = _sweeps(task, whole, choices, allowed=allowed, **options)
+        start, left = _start(search, kind), allowed - search.updates
+        peak = search_peak(task, whole, start=start, updates=left, **options)
+        max_lr, why = _judged(task, search, peak, choices)
+    reasons = {**_reasons(task, trial, choices, kind), "max_lr": why, "weight_decay": "given"}
+    reasons["steps"] = f"{steps * trial.batch_size / samples:.3g} epochs of {samples} samples"
+    if pace:
+        steps = pace.updates(until - time.perf_counter(), plan)
+        reasons["steps"] = f"what fits into {choices.minutes:.3g} minutes, search and evaluations included"
+    recipe = choices.recipe(batch_size=trial.batch_size, steps=steps, max_lr=max_lr, reasons=reasons)
     if choices.weight_decay is None:
-        decay, reasons["weight_decay"] = balanced_decay(recipe, samples)
-        recipe = replace(recipe, weight_decay=decay, reasons=reasons)
-    return Found(recipe=recipe, search=search, peak=peak, seconds=time.perf_counter() - began)
+        decay, reason = balanced_decay(recipe, samples, kind=kind)
+        recipe = replace(recipe, weight_decay=decay, reasons={**recipe.reasons, "weight_decay": reason})
+    return Found(recipe=recipe, search=search, peak=peak, seconds=time.perf_counter() - entered)
 
 
 def outline(task: Task, choices: Choices) -> Recipe:
-    """The recipe before anything is searched, of at least 20 updates; its rate stands for none."""
-    samples = len(task.train)
-    batch_size = choices.batch_size or batch_size_for(samples)
-    if choices.epochs and not choices.batch_size:
-        while batch_size > 32 and choices.epochs * samples / batch_size < FEWEST_UPDATES:
-            batch_size //= 2
-    steps = max(20, _steps(choices, samples, batch_size))
-    return choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})
+    """The recipe before anything is searched, of at least 20 updates; its rate stands for none.
+
+    Raises:
+        UserError: Choices contradict each other, make no recipe, or would be made on the test split.
+    """
+    choices = choices.filled()
+    given = [name for name in ("epochs", "steps", "minutes") if getattr(choices, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"give one length, not both {' and '.join(given)}")
+    if choices.search < 0:
+        raise UserError(f"search is a share of the training's updates, 0 or more, not {choices.search}")
+    if choices.max_lr is None:
+        refuse_watched(task)
+    batch_size, _ = _batch(len(task.train), choices)
+    steps = _steps(choices, len(task.train), batch_size)
+    choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})  # what makes none is said now
+    return choices.recipe(batch_size=batch_size, steps=max(FEWEST, steps), max_lr=1.0, reasons={})
 
 
-def balanced_decay(recipe: Recipe, samples: int) -> tuple[float, str]:
+def balanced_decay(recipe: Recipe, samples: int, *, kind: Kind | None = None) -> tuple[float, str]:
     """The weight decay that a recipe's rates leave room for, and why (section 5 of the paper: large rates regularize).
 
     What decay does to a weight over a whole run is e to the minus Σ decay · rate / (1 − momentum). That sum, rather
     than the decay itself, is what stays alike between good runs: about a quarter for one pass over the data, and
     growing with the root of the passes, because what is seen more often is learned by heart. So the decay falls as rate
     and length grow. Adaptive optimizers with decoupled decay, whose steps momentum does not lengthen, go without that
-    factor.
+    factor. Where an adaptive optimizer takes the decay into the gradient, its normalisation undoes it: there is none.
+
+    Args:
+        recipe: All but the decay.
+        samples: Of the training split.
+        kind: Of the training; that of the recipe's optimizer, if not given.
     """
-    rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
-    plain = recipe.optimizer in HEAVY_BALL
+    kind = kind or usual_kind(recipe)
+    if not (kind.heavy_ball or kind.decoupled):
+        first, *others = dict.fromkeys(kind.optimizers)
+        if others:
+            return 0.0, f"none: no rule is known that serves {' and '.join([first, *others])} at once"
+        return 0.0, f"none: {first} takes decay into the gradient that it normalises, and no rule for that is known"
+    rate, momentum, plain = recipe.learning_rate(), recipe.momentum_schedule(), kind.heavy_ball
     travelled = 0.0
     for step in range(recipe.steps):
-        held = (momentum(step) if momentum else recipe.momentum) if plain else 0.0
+        held = (momentum(step) if momentum else recipe.momentum) if plain and kind.momentum else 0.0
         travelled += rate(step) / (1 - held) if held < 1 else rate(step)
     epochs = recipe.steps * recipe.batch_size / samples
     low, high = DECAYS if plain else DECOUPLED_DECAYS
@@ -126,33 +159,40 @@ def balanced_decay(recipe: Recipe, samples: int) -> tuple[float, str]:
     return decay, f"weights that get no gradient shrink by {shrink:.0%} over the run's {epochs:.3g} epochs"
 
 
-def budget(steps: int) -> int:
+def budget(steps: int, *, share: float = BUDGET, least: int = LEAST_BUDGET) -> int:
     """Updates that the search for a run of `steps` may take."""
-    return max(LEAST_BUDGET, int(BUDGET * steps))
+    return max(least, int(share * steps))
 
 
 def _sweeps(
-    task: Task, whole: Recipe, choices: Choices, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
+    task: Task,
+    whole: Recipe,
+    choices: Choices,
+    *,
+    allowed: int,
+    plan: ExecutionPlan,
+    seed: int,
+    hooks: Sequence[Hook],
 ) -> RateSearch:
+    """The range test, of as many networks as leave the allowed updates what the probes need."""
+    seeds = max(1, choices.sweep_seeds)
     options: dict[str, Any] = {
-        "seeds": range(seed, seed + choices.sweep_seeds),
         "estimate": choices.estimate or choices.max_lr_from == "both",
         "plan": plan,
         "hooks": hooks,
     }
-    if budget(whole.steps) >= LONG:
-        return search_rates(task, whole, steps=max(100, min(300, whole.steps // 15)), **options)
-    return explore(task, whole, steps=SWEEP, **options)
+    steps = max(100, min(300, whole.steps // 15))
+    if allowed >= LONG and seeds * (EXPLORING + steps) + FEWEST_PROBED <= allowed:
+        options["seeds"] = range(seed, seed + seeds)
+        return search_rates(task, whole, steps=steps, updates=allowed / 2, **options)
+    seeds = max(1, min(seeds, (allowed - FEWEST_PROBED) // SWEEP))
+    return explore(task, whole, steps=SWEEP, seeds=range(seed, seed + seeds), **options)
 
 
-def _peak(
-    task: Task, whole: Recipe, search: RateSearch, *, plan: ExecutionPlan, seed: int, hooks: Sequence[Hook]
-) -> PeakSearch:
+def _start(search: RateSearch, kind: Kind) -> float:
+    """The first peak to try."""
     bound = search.verdict.lr_max
-    start = bound / BELOW if bound else START if whole.optimizer in HEAVY_BALL else START_ADAPTIVE
-    spent = sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
-    left = budget(whole.steps) - spent
-    return search_peak(task, whole, start=start, updates=left, plan=plan, seed=seed, hooks=hooks)
+    return bound / BELOW if bound else START if kind.heavy_ball else START_ADAPTIVE
 
 
 def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) -> tuple[float, str]:
@@ -163,15 +203,44 @@ def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) 
         )
     curvature = search.agreement.estimate if search.agreement and choices.max_lr_from == "both" else None
     if curvature is not None and curvature < peak.max_lr:
-        return curvature, f"the curvature estimate, which is below what short cycles give ({peak.max_lr:.3g})"
-    return peak.max_lr, peak.reason
+        why = f"the curvature estimate, which is below what short cycles give ({peak.max_lr:.3g})"
+        return float(f"{curvature:.3g}"), why
+    return float(f"{peak.max_lr:.3g}"), peak.reason
 
 
-def _batch_reason(samples: int, trial: Recipe) -> str:
-    usual = batch_size_for(samples)
-    if trial.batch_size < usual:
-        return f"below the usual {usual}, so that a run this short has {trial.steps} updates"
-    return f"about a fortieth of {samples} samples, 32 to 256"
+def _batch(samples: int, choices: Choices) -> tuple[int, str]:
+    """Samples of an update, of which all processes and accumulated parts get as many, and why."""
+    if choices.batch_size:
+        return choices.batch_size, "given"
+    usual = size = batch_size_for(samples)
+    while choices.epochs and size > 32 and choices.epochs * samples / size < FEWEST_UPDATES:
+        size //= 2
+    reason = f"about a fortieth of {samples} samples, 32 to 256"
+    if size < usual:
+        reason = f"below the usual {usual}, so that a run this short has more updates"
+    elif size != 1 << max(0, round(log2(max(samples, 1) / 40))):
+        reason = f"the {'least' if size == 32 else 'most'} that is usual: a fortieth of the data is {samples / 40:.3g}"
+    parts = choices.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    if size % parts:
+        size = parts * max(1, round(size / parts))
+        reason += f", as a multiple of {parts} parts"
+    return size, reason
+
+
+def _reasons(task: Task, trial: Recipe, choices: Choices, kind: Kind) -> dict[str, str]:
+    """Why what is not searched has its values."""
+    reasons = {"batch_size": _batch(len(task.train), choices)[1], "momentum": "given"}
+    if not kind.momentum:
+        reasons["momentum"] = f"not used by {' and '.join(kind.optimizers)}"
+    elif choices.momentum is None and choices.min_momentum is None:
+        course = "constant" if trial.momentum_schedule() is None else "against the rate"
+        reasons["momentum"] = f"preset {choices.preset}: {course}"
+    if task.optimizer is not optim.make:
+        reasons["optimizer"] = f"the task's own instead: {' and '.join(kind.optimizers)}"
+    if kind.dropout:
+        rates = ", ".join(f"{rate:g}" for rate in kind.dropout)
+        reasons["dropout"] = f"{rates}, as the network has it; `superconv balance` varies it"
+    return reasons
 
 
 def _steps(choices: Choices, samples: int, batch_size: int) -> int:
@@ -180,9 +249,3 @@ def _steps(choices: Choices, samples: int, batch_size: int) -> int:
     if choices.epochs is not None:
         return max(1, round(choices.epochs * samples / batch_size))
     return max(MIN_STEPS, round(EPOCHS * samples / batch_size))
-
-
-def _seconds_per_update(task: Task, trial: Recipe, plan: ExecutionPlan) -> float:
-    began, updates = time.perf_counter(), 20
-    range_test(task, trial, max_lr=1e-3, steps=updates, plan=plan)
-    return (time.perf_counter() - began) / updates

@@ -142,6 +142,8 @@ def _updates(
     mark, marked = time.perf_counter(), trainer.step
     while trainer.step < steps:
         if not trainer.update(batches):
+            if trainer.stuck:
+                return "diverged", rates
             continue
         for hook in trainer.hooks:
             hook.on_update(trainer)

@@ -4,7 +4,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +21,14 @@ from superconv.rates.range_test import RangeTest
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.verdict import Verdict, judge
 from superconv.recipe import Recipe, batch_size_for
+from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 EXPLORED = (1e-6, 10.0)  # rates between which the exploring sweep looks for the edge
+EXPLORING = 100  # updates of that sweep
 EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three times as far
 
 
@@ -100,7 +104,9 @@ class RateSearch:
     curve: Curve
     verdict: Verdict
     seconds: float
-    """What both sweeps took."""
+    """What all sweeps took."""
+    updates: int = 0
+    """Of all sweeps, also of those that were made again."""
 
     @property
     def agreement(self) -> Agreement | None:
@@ -117,6 +123,7 @@ class RateSearch:
                 "curve": self.curve.to_dict(),
                 "verdict": asdict(self.verdict),
                 "seconds": round(self.seconds, 3),
+                "updates": self.updates,
             },
         )
 
@@ -132,6 +139,7 @@ class RateSearch:
             curve=Curve.from_dict(value["curve"]),
             verdict=files.checked(Verdict, value["verdict"], source=path),
             seconds=float(value.get("seconds") or 0.0),
+            updates=int(value.get("updates") or 0),
         )
 
 
@@ -147,11 +155,18 @@ def explore(task: Task, recipe: Recipe, *, steps: int, **options: Any) -> RateSe
     began = time.perf_counter()
     low, high = EXPLORED
     curve = range_test(task, recipe, start_lr=10 * low, max_lr=high, mode="exponential", steps=steps, **options)
-    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=seconds, updates=len(curve.lr))
 
 
 def search_rates(
-    task: Task, recipe: Recipe, *, max_lr: float | None = None, steps: int = 100, **options: Any
+    task: Task,
+    recipe: Recipe,
+    *,
+    max_lr: float | None = None,
+    steps: int = 100,
+    updates: Any = inf,
+    **options: Any,
 ) -> RateSearch:
     """Find what rates a task bears: an exponential sweep up to the edge, then a linear one to 1.5 times that.
 
@@ -163,28 +178,38 @@ def search_rates(
         recipe: As for `range_test`.
         max_lr: End of the linear sweep; given, there is no exploring one.
         steps: Updates of each sweep.
+        updates: That all sweeps together may take; a linear one is made again only as long as it fits.
         options: Further arguments of `range_test`, for the linear sweep.
     """
     began = time.perf_counter()
-    exploration = None
+    exploration, spent = None, 0
     if max_lr is None:
         low, high = EXPLORED
         shared = {k: v for k, v in options.items() if k in ("seeds", "plan", "hooks")}
         exploration = range_test(
-            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=100, stop=False, **shared
+            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=EXPLORING, stop=False, **shared
         )
+        spent = len(exploration.lr)
         max_lr = min(high, 1.5 * (judge(exploration).lr_edge or exploration.lr[-1]))
     curve = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
-    verdict = judge(curve)
+    verdict, spent = judge(curve), spent + len(curve.lr)
+    planned = steps * len(options.get("seeds", (0,)))
     for _ in range(EXTENSIONS if exploration else 0):
-        if verdict.lr_edge is not None or max_lr >= EXPLORED[1]:
+        if verdict.lr_edge is not None or max_lr >= EXPLORED[1] or spent + planned > updates:
             break
         max_lr = min(EXPLORED[1], 3 * max_lr)
         further = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
+        spent += len(further.lr)
         if (found := judge(further)).lr_max is None:  # it rose too steeply for the network to learn at all
             break
         curve, verdict = further, found
-    return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=seconds, updates=spent)
+
+
+def calibration(trainer: Trainer, batches: int) -> Iterator[Tensor]:
+    """The inputs of the next so many batches, over which batch-norm statistics are estimated anew."""
+    return (inputs for inputs, _ in islice(trainer.batches(), batches))
 
 
 def _sweep(
@@ -206,9 +231,6 @@ def _sweep(
         scores = trainer.evaluate(task.validation, samples=validation_samples)
         return scores["loss"], scores[metric] if metric else None
 
-    def calibration() -> Iterator[Tensor]:
-        return (inputs for inputs, _ in islice(trainer.batches(), recalibrate_batch_norm))
-
     with (
         ExitStack() as ending,
         RangeTest(
@@ -224,23 +246,47 @@ def _sweep(
             higher_is_better=task.higher_is_better,
             evaluate=evaluate if evaluate_every and task.validation is not None else None,
             evaluate_every=evaluate_every,
-            recalibrate_batch_norm=calibration if recalibrate_batch_norm else None,
+            recalibrate_batch_norm=partial(calibration, trainer, recalibrate_batch_norm)
+            if recalibrate_batch_norm
+            else None,
         ) as test,
     ):
-        batches = trainer.batches()
         curvature = HessianFreeLR([o.optimizer for o in trainer.optimizers], norm="l2") if estimate else None
-        estimates: list[float | None] = []
         for hook in trainer.hooks:
             ending.callback(hook.on_end, trainer)
             hook.on_start(trainer)
-        for _ in test.iterate(range(recipe.steps)):
-            trainer.update(batches)
-            scores = trainer.read()
-            test.record(scores["loss"], metric=scores[metric] if metric else None)
-            estimates += [curvature.value] if curvature else []
-            for hook in trainer.hooks:
-                hook.on_update(trainer)
-                hook.on_log(
-                    trainer, {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
-                )
-    return replace(test.curve, estimate=tuple(estimates))
+        estimates, broke = _updates(trainer, test, curvature, metric)
+        curve = test.curve
+    stopped = curve.stopped if broke is None else ((trainer.seed, f"{broke} at learning rate {trainer.lr:.4g}"),)
+    return replace(curve, estimate=tuple(estimates), stopped=stopped)
+
+
+def _updates(
+    trainer: Trainer, test: RangeTest, curvature: HessianFreeLR | None, metric: str | None
+) -> tuple[list[float | None], str | None]:
+    """Make the updates of a sweep: the estimate at each, and what broke the sweep off where its losses do not say."""
+    batches, recorded = trainer.batches(), 0
+    estimates: list[float | None] = []
+    for _ in test.iterate(range(trainer.recipe.steps)):
+        try:
+            with breakdowns(trainer, first=not recorded):
+                trainer.update(batches)
+                scores = trainer.read()
+                test.record(scores["loss"], metric=scores[metric] if metric else None)
+        except BreakdownError as error:
+            return estimates, str(error)
+        if trainer.stuck:
+            if recorded:
+                return estimates, "non-finite: fp16 skipped every update"
+            break
+        if trainer.skipped:
+            continue
+        recorded += 1
+        estimates += [curvature.value] if curvature else []
+        row = {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
+        for hook in trainer.hooks:
+            hook.on_update(trainer)
+            hook.on_log(trainer, row)
+    if not recorded:
+        raise UserError(f"no update of {trainer.task.name} has finite gradients in fp16: use --plan bf16 or fp32")
+    return estimates, None

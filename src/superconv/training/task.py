@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from superconv import data, models, optim
 from superconv.data import ImageData, Source
 from superconv.data.augment import Augmentation
+from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 
@@ -40,6 +41,8 @@ class Task:
     """What every choice is made on; without it choices fall back to the training signal."""
     test: Source | None = None
     """Read once, at the end."""
+    watched: bool = False
+    """Whether `validation` is the test split, by which nothing may be chosen."""
     loss: Loss = F.cross_entropy
     """(output, target) → mean loss of the batch; must take `label_smoothing` where a recipe has it."""
     metric: Metric | None = accuracy
@@ -52,6 +55,24 @@ class Task:
     """Makes the optimizer, or several that share the schedule and keep their ratio."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is stored with a run, so that its weights can be used: class names, normalisation, the model's name."""
+
+    def optimizers(self, model: nn.Module, recipe: Recipe) -> list[Optimizer]:
+        """What `optimizer` makes, as a list."""
+        made = self.optimizer(model, recipe)
+        return [made] if isinstance(made, Optimizer) else list(made)
+
+
+def refuse_watched(task: Task) -> None:
+    """Refuse to choose anything on the test split.
+
+    Raises:
+        UserError: The task's validation split is the test split.
+    """
+    if task.watched:
+        raise UserError(
+            "nothing may be chosen on the test split: leave out --watch-test (watched), and a validation split is held "
+            "out; or give what would be chosen, such as --max-lr"
+        )
 
 
 def load_images(spec: ImageTask) -> ImageData:
@@ -85,6 +106,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
         train=images.train,
         validation=images.test if spec.watch_test else images.validation,
         test=images.test,
+        watched=spec.watch_test,
         shuffle=spec.shuffle,
         facts={
             "model": {"name": name, **arguments, "image_shape": list(images.image_shape)},

@@ -17,6 +17,7 @@ from superconv.data.sampling import Draw, Order, in_order
 from superconv.errors import UserError
 from superconv.optim import unfuse
 from superconv.rates.lr_scheduler import ScheduledLR
+from superconv.rates.schedules import Schedule
 from superconv.recipe import Recipe
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import CompileMode, ExecutionPlan
@@ -24,6 +25,7 @@ from superconv.training.scores import Scores
 from superconv.training.task import Task
 
 EVALUATION_BATCH = 1000
+MOST_SKIPPED = 50  # updates in a row that fp16 may skip: its scale then is 2⁻⁵⁰ of the first
 
 
 class Trainer:
@@ -55,8 +57,7 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.compiled:  # replayed CUDA graphs write over gradients that must last for several parts
             _compile(model, plan.compiled if recipe.accumulate == 1 else "default")
-        made = task.optimizer(model, recipe)
-        optimizers = [made] if isinstance(made, Optimizer) else list(made)
+        optimizers = task.optimizers(model, recipe)
         if plan.precision == "16-mixed":
             for optimizer in optimizers:
                 unfuse(optimizer)
@@ -65,12 +66,13 @@ class Trainer:
         plain = self.fabric.world_size == 1 and plan.precision == "32-true"
         self._predictor: nn.Module = self.model.module if plain else self.model
         self._backward = self.stages.backward or (_backward if plain else Fabric.backward)
-        self.schedulers = [ScheduledLR(o, recipe.learning_rate(), recipe.momentum_schedule()) for o in optimizers]
+        self.schedulers = _schedulers(optimizers, recipe)
         smoothed = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
         self.criterion = partial(task.loss, **smoothed)
         self.lr, self.momentum = self._rates()  # of the last update
         self.step = 0  # updates that happened
         self.drawn = 0  # batches drawn: more than `step` where fp16 had to skip an update
+        self.skipped = 0  # updates in a row, up to now
         self.stop = False  # a hook may set it: the run then ends after this update, as if it had been interrupted
         self._happened = True
         self._moved: dict[int, tuple[Source, Source]] = {}
@@ -117,11 +119,17 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             _drop_gradients(optimizer)
+        self.skipped = 0 if self._happened else self.skipped + 1
         if self._happened:
             self.step += 1
             for scheduler in self.schedulers:
                 scheduler.step()
         return self._happened
+
+    @property
+    def stuck(self) -> bool:
+        """Whether fp16 skips every update, as the gradients are never finite: the training has broken down."""
+        return self.skipped >= MOST_SKIPPED
 
     def evaluate(self, source: Source, *, samples: int | None = None, start: int | None = None) -> dict[str, float]:
         """Loss and metric over a source, with the running statistics of process 0.
@@ -214,6 +222,24 @@ def _compile(model: nn.Module, mode: CompileMode) -> None:
         return model._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]
 
     model._compiled_call_impl = torch.compile(call, mode=mode)
+
+
+def _schedulers(optimizers: Sequence[Optimizer], recipe: Recipe) -> list[ScheduledLR]:
+    """One for each optimizer, whose rate keeps its ratio to the very first one's; momentum moves where there is any."""
+    rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
+    first = float(optimizers[0].param_groups[0]["lr"])
+
+    def scaled(ratio: float) -> Schedule:
+        return rate if ratio == 1 else lambda t: ratio * rate(t)
+
+    return [
+        ScheduledLR(
+            optimizer,
+            scaled(float(optimizer.param_groups[0]["lr"]) / first if first else 1.0),
+            momentum if all({"momentum", "betas"} & group.keys() for group in optimizer.param_groups) else None,
+        )
+        for optimizer in optimizers
+    ]
 
 
 def _parts(draw: Draw, parts: int) -> Iterator[Draw]:

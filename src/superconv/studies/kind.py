@@ -1,0 +1,64 @@
+"""What kind of training it is, by the very optimizers and layers: which rules for rates and decay hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim import Optimizer
+
+from superconv import optim
+from superconv.rates.snapshot import isolated_rng
+from superconv.recipe import Recipe
+from superconv.training.task import Task
+
+HEAVY_BALL = (torch.optim.SGD, torch.optim.ASGD, optim.CaffeSGD)
+DECOUPLED = tuple(getattr(torch.optim, k) for k in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, k))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What rules for rates and decay depend on."""
+
+    optimizers: tuple[str, ...]
+    """Names of their classes."""
+    heavy_ball: bool
+    """Whether the steps of all grow with the gradient; others' are of the rate's size."""
+    momentum: bool
+    """Whether all have momentum or betas; momentum lengthens a heavy ball's steps."""
+    decoupled: bool
+    """Whether the decay of all is apart from the gradient, as AdamW's."""
+    normalises: bool
+    """Whether any layer does; then the weights' scale is free, grows with the rate, and tames it."""
+    dropout: tuple[float, ...]
+    """Rates of its dropout layers, ascending, each once."""
+
+
+def kind_of(task: Task, recipe: Recipe) -> Kind:
+    """The kind of a task's training; generators stay as they are."""
+    with isolated_rng():
+        model = task.model()
+        return _kind(model, task.optimizers(model, recipe))
+
+
+def usual_kind(recipe: Recipe) -> Kind:
+    """The kind of a training with the optimizer that a recipe names."""
+    with isolated_rng():
+        model = nn.Linear(1, 1, bias=False)
+        return _kind(model, [optim.make(model, recipe)])
+
+
+def _kind(model: nn.Module, optimizers: Sequence[Optimizer]) -> Kind:
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return Kind(
+        optimizers=tuple(type(optimizer).__name__ for optimizer in optimizers),
+        heavy_ball=all(isinstance(optimizer, HEAVY_BALL) for optimizer in optimizers),
+        momentum=all({"momentum", "betas"} & group.keys() for group in groups),
+        decoupled=all(
+            isinstance(optimizer, DECOUPLED) or optimizer.param_groups[0].get("decoupled_weight_decay")
+            for optimizer in optimizers
+        ),
+        dropout=tuple(sorted({m.p for m in model.modules() if isinstance(m, _DropoutNd) and m.p})),
+        normalises=any("norm" in type(module).__name__.lower() for module in model.modules()),
+    )

@@ -1,0 +1,158 @@
+"""Short cycles under several peaks."""
+
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_tasks import PLAN, Quadratic, quadratic, recipe
+from torch import nn
+
+from superconv.errors import UserError
+from superconv.recipe import Recipe
+from superconv.specs import Choices
+from superconv.studies import probes
+from superconv.studies.probes import FARTHEST, Probe, search_peak
+from superconv.studies.tuner import find_recipe
+from superconv.training.loop import train
+from superconv.training.sweeps import range_test
+
+
+@pytest.mark.parametrize("start", [0.001, 1.0, 100.0])
+def test_the_peak_is_found_from_any_first_guess(start):
+    found = search_peak(quadratic(), recipe(), start=start, updates=1000, plan=PLAN)
+    losses = [probe.loss for probe in found.probes if probe.loss is not None]
+    best = min((p for p in found.probes if p.loss is not None), key=lambda p: p.loss)
+    assert 0.1 < best.max_lr < 10
+    assert found.max_lr == pytest.approx(best.max_lr, rel=FARTHEST)
+    assert min(losses) < 0.2
+
+
+def test_a_probe_that_breaks_down_is_a_result_and_cheap():
+    found = search_peak(quadratic(scale=10.0), recipe(), start=100.0, updates=1000, plan=PLAN)
+    broken = [probe for probe in found.probes if probe.loss is None]
+    assert broken
+    assert all(probe.steps < probe.length for probe in broken)
+    assert found.max_lr is not None
+    assert "broke down" in found.reason
+
+
+def test_probes_are_deterministic_and_cost_what_they_say():
+    options = {"start": 0.5, "updates": 200, "plan": PLAN, "seed": 3}
+    first, second = (search_peak(quadratic(), recipe(), **options) for _ in range(2))
+    assert first == second
+    assert first.updates == sum(probe.steps for probe in first.probes) <= 200
+
+
+@pytest.mark.parametrize(
+    ("left", "power", "optimizer", "layer", "low", "high"),
+    [
+        (0.9, 0.5, "SGD", nn.BatchNorm1d(4), 2.0, FARTHEST),  # little learned: the best peak grows on
+        (0.9, 2.0, "SGD", nn.LayerNorm(4), 2.0, FARTHEST),  # but no faster than is usual
+        (0.9, 0.5, "SGD", nn.Identity(), 0.5, 1.0),  # nor without a layer that normalises
+        (0.05, 0.5, "SGD", nn.BatchNorm1d(4), 0.4, 1.0),  # all but learned: growth is not believed
+        (0.05, 0.0, "SGD", nn.BatchNorm1d(4), 0.5, 1.0),
+        (0.05, -0.5, "SGD", nn.BatchNorm1d(4), 0.4, 0.6),  # longer cycles want less, and so does the run
+        (0.9, 0.0, "AdamW", nn.LayerNorm(4), 0.3, 0.8),
+        (0.9, -0.8, "AdamW", nn.LayerNorm(4), 0.25, 0.4),
+    ],
+)
+def test_what_the_best_peak_does_between_two_lengths_is_carried_on(
+    monkeypatch, left, power, optimizer, layer, low, high
+):
+    """Probes whose loss is a parabola about 0.1 · (length / 20) ** power."""
+
+    def probe(task, tried, *, first_loss, **options):
+        first_loss[0] = 1.0
+        off = log(tried.max_lr / 0.1 / (tried.steps / 20) ** power)
+        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=left * (1 + 0.3 * off**2))
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), layer))
+    found = search_peak(task, recipe(steps=500, optimizer=optimizer), start=0.1, updates=180, plan=PLAN)
+    longest = max(probe.length for probe in found.probes)
+    assert 30 < longest < 60
+    assert found.updates <= 180
+    at_longest = 0.1 * (longest / 20) ** power
+    assert low <= found.max_lr / at_longest <= high * 1.0001
+
+
+def picky(limit: float):
+    """A loss that raises where the output is too large, as binary cross-entropy does on NaN."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not output.abs().max() < limit:
+            raise ValueError("outputs must be probabilities")
+        return F.mse_loss(output, target)
+
+    return loss
+
+
+def test_an_error_under_too_large_a_rate_is_a_breakdown():
+    task = replace(quadratic(), loss=picky(30.0))
+    found = find_recipe(task, Choices(steps=50, weight_decay=0.0), plan=PLAN)
+    ((_, reason),) = found.search.curve.stopped
+    assert reason.startswith("ValueError: outputs must be probabilities at learning rate")
+    tried = search_peak(task, recipe(), start=100.0, updates=400, plan=PLAN)
+    assert "ValueError: outputs must be probabilities" in [probe.error for probe in tried.probes]
+    assert tried.max_lr is not None
+
+
+def test_an_error_of_the_first_update_is_the_users_to_see():
+    task = replace(quadratic(), loss=picky(0.0))
+    with pytest.raises(ValueError, match=r"^outputs must be probabilities$"):
+        find_recipe(task, Choices(steps=50), plan=PLAN)
+    with pytest.raises(ValueError, match=r"^outputs must be probabilities$"):
+        search_peak(task, recipe(), start=1.0, updates=100, plan=PLAN)
+
+
+def test_fp16_that_skips_every_update_ends():
+    """The bookkeeping of a fused optimizer whose scaler finds infinities from some update on."""
+
+    def overflowing(after: int):
+        def make(model, recipe):
+            optimizer, steps = torch.optim.SGD(model.parameters(), lr=0.1), []
+
+            def note(*_):
+                steps.append(1)
+                optimizer.found_inf = torch.tensor(float(len(steps) > after))
+
+            optimizer.register_step_pre_hook(lambda *_: setattr(optimizer, "found_inf", None))
+            optimizer.register_step_post_hook(note)
+            return optimizer
+
+        return replace(quadratic(), optimizer=make)
+
+    assert search_peak(overflowing(0), recipe(), start=1.0, updates=100, plan=PLAN).max_lr is None
+    assert "skipped" in range_test(overflowing(15), recipe(), plan=PLAN).stopped[0][1]
+    with pytest.raises(UserError, match="finite gradients"):
+        range_test(overflowing(0), recipe(), plan=PLAN)
+    run = train(overflowing(15), recipe(), plan=PLAN)
+    assert (run.stopped, run.steps) == ("diverged", 15)
+
+
+def test_a_preset_keeps_its_shape_under_every_peak_that_is_tried(monkeypatch):
+    tried = []
+
+    def probe(task, recipe, *, first_loss, **options):
+        tried.append(recipe)
+        first_loss[0] = 1.0
+        return Probe(max_lr=recipe.max_lr, length=20, steps=20, loss=1 + abs(log(recipe.max_lr)))
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    record = Recipe.preset("record", steps=100, batch_size=32, max_lr=2.0)
+    search_peak(quadratic(), record, start=0.1, updates=180, plan=PLAN)
+    assert [r.base_lr for r in tried] == pytest.approx([0.2 * r.max_lr for r in tried])
+    assert [r.final_lr for r in tried] == pytest.approx([0.07 * r.max_lr for r in tried])
+
+
+def test_slow_running_statistics_do_not_spoil_a_probe():
+    def loss(momentum: float | None) -> float:
+        def model() -> nn.Module:
+            return nn.Sequential(nn.BatchNorm1d(4, momentum=momentum, affine=False), Quadratic())
+
+        found = search_peak(replace(quadratic(scale=5.0), model=model), recipe(), start=0.3, updates=60, plan=PLAN)
+        return min(probe.loss for probe in found.probes if probe.loss is not None)
+
+    assert loss(0.001) == pytest.approx(loss(None), rel=0.2)
