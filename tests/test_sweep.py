@@ -147,7 +147,7 @@ def test_runs_are_made_on_a_ray_that_is_already_there(tmp_path):
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    cluster = "start --head --block --num-cpus=2 --include-dashboard=false --disable-usage-stats".split()
+    cluster = ["start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
     asked = f"compare digits --schedules constant --steps 20 --seeds 2 --executor ray --ray-address 127.0.0.1:{port}"
     out, environment = tmp_path / "comparison", {**os.environ, "RAY_AUTH_MODE": "disabled"}
     ray = [sys.executable, "-m", "ray.scripts.scripts", *cluster, f"--port={port}"]
