@@ -47,7 +47,8 @@ def announce_plan(found: "PlanSearch") -> None:
 
 def executor_of(asked: cli.Execution, device: str) -> AbstractContextManager["Executor"]:
     """What makes the runs of a study, held while it is used."""
-    from superconv.studies.sweep import InProcess, Pool, Ray
+    from superconv.studies.executors import Pool, Ray
+    from superconv.studies.sweep import InProcess
 
     kind, workers, address = asked.executor, asked.workers, asked.ray_address
     if workers is not None and (workers < 1 or kind == "in-process"):
