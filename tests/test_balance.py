@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,15 @@ from hypothesis import strategies as st
 from test_report import Parsed
 
 from superconv import cli, files
+from superconv.commands.study import _report_setting
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.report.html import write_balance
 from superconv.specs import Balancing, ImageTask
+from superconv.studies import runner
 from superconv.studies import trials as trials_module
 from superconv.studies.balance import balance
+from superconv.studies.executors import Pool
 from superconv.studies.settings import (
     Setting,
     Trial,
@@ -134,6 +138,12 @@ def test_what_is_finished_is_not_made_again(balanced):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("run.json")} == before
 
 
+def test_who_names_no_plan_goes_on_under_that_of_the_runs_there(balanced, monkeypatch):
+    root, result = balanced
+    monkeypatch.setattr(runner, "find_plan", None)  # a search may end otherwise than the one before
+    assert balance(DIGITS, QUICK, RECIPE, root, device="cpu") == result
+
+
 def test_the_other_axes_follow_from_the_best_of_the_grid(tmp_path):
     varied = replace(QUICK, axes=("batch_size", "momentum", "dropout"), weight_decay=(1e-4,), max_lr=(0.3,))
     result = balance(DIGITS, varied, RECIPE, tmp_path, plan="fp32", device="cpu")
@@ -142,6 +152,7 @@ def test_the_other_axes_follow_from_the_best_of_the_grid(tmp_path):
     batch = best_of(dict(enumerate(result.others["batch_size"]))).setting.batch_size
     assert {t.setting.batch_size for t in result.others["momentum"]} == {batch}
     assert result.recipe.batch_size == batch
+    assert result.recipe.reasons["max_lr"] == "the only peak tried"
     assert result.recipe.steps == 40 * 32 // batch  # equally many images
     assert result.recipe.momentum == result.chosen.setting.momentum
 
@@ -179,12 +190,53 @@ def test_failures_are_reported_and_not_chosen(tmp_path, monkeypatch):
     assert reasons[0.1, 1e-3] == reasons[1e30, 1e-3] == "out of memory"
     assert reasons[1e30, 0.0].startswith("diverged")
     assert [t.setting.max_lr for t in result.best] == [0.1]
+    assert result.recipe.reasons["max_lr"] == "the only peak that trained"
     assert result.chosen.setting.weight_decay != 1e-3
     assert dict(result.range_tests["weight_decay"])[1e-3].failure == "out of memory"
     words = Parsed(write_balance(result, tmp_path / "report.html")).words
     assert "out of memory" in words
     assert "diverged at update" in words
     assert "1e-3 (out of memory)" in words  # in the recipe's reasons
+
+
+MODEL = """
+import os, signal
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, dropout=0.0):
+        super().__init__()
+        self.layer, self.dropout = nn.Linear(64, num_classes), dropout
+
+    def forward(self, images):
+        if self.dropout == 0.0:
+            torch.empty(2**50)
+        if self.dropout == 0.2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.layer(images.flatten(1))
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_settings_that_fill_memory_or_are_killed_are_named_and_the_balance_ends_with_a_recipe(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "greedy.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = ImageTask(data="digits", model="greedy:Net", model_args=(("dropout", 0.1),))
+    asked = replace(QUICK, axes=("dropout",), weight_decay=(1e-4,), max_lr=(0.1,), steps=20, sweep_steps=20)
+    options = {"plan": "fp32,threads=1", "device": "cpu", "report": partial(_report_setting, dropout=True)}
+    with Pool(workers=2, device="cpu") as pool:
+        result = balance(task, asked, RECIPE, tmp_path / "runs", executor=pool, **options)
+    tests, cycles = result.range_tests["dropout"], result.others["dropout"]
+    for memory, fine, killed in (dict(tests).values(), cycles):
+        assert (memory.failure[:14], fine.failure, killed.failure[:7]) == ("out of memory:", None, "killed:")
+    assert (result.task["model_args"], result.recipe.max_lr) == ({"dropout": 0.1}, 0.1)
+    assert all(word in result.recipe.reasons["dropout"] for word in ("0 (out of memory", "0.1 (", "0.2 (killed"))
+    printed = [line.split("dropout")[1].split() for line in capsys.readouterr().err.splitlines()]
+    assert {(words[0], words[3]) for words in printed} >= {("0", "out"), ("0.1", "bears"), ("0.2", "killed:")}
 
 
 def test_nothing_to_choose_from_is_said_in_one_line(tmp_path):
@@ -194,13 +246,29 @@ def test_nothing_to_choose_from_is_said_in_one_line(tmp_path):
         balance(replace(DIGITS, validation=0), QUICK, RECIPE, tmp_path)
     with pytest.raises(UserError, match="--weight-decay takes decays of 0 or more"):
         balance(DIGITS, replace(QUICK, weight_decay=(-1e-4,)), RECIPE, tmp_path)
+    with pytest.raises(UserError, match="leave out --watch-test"):
+        balance(replace(DIGITS, watch_test=True), QUICK, RECIPE, tmp_path)
+
+
+def test_a_base_rate_above_a_peak_is_refused_before_the_grid(tmp_path):
+    high = replace(RECIPE, base_lr=5.0)
+    with pytest.raises(UserError, match=r"--base-lr 5 is above the smallest peak, 0\.1"):
+        balance(DIGITS, QUICK, high, tmp_path / "given", plan="fp32", device="cpu")
+    assert not (tmp_path / "given").exists()
+    with pytest.raises(UserError, match=r"--base-lr 5 is above the smallest peak"):
+        balance(DIGITS, replace(QUICK, max_lr=()), high, tmp_path, plan="fp32", device="cpu")
+    assert len(list(tmp_path.rglob("run.json"))) == 2
 
 
 def test_the_command_leaves_json_recipe_and_a_page_with_pictures(tmp_path, capsys):
     line = ["balance", "digits", "--axes", "weight_decay,momentum", "--weight-decay", "0,1e-3", "--max-lr", "0.1,0.3"]
     line += ["--steps", "40", "--sweep-steps", "30", "--batch-size", "32", "--plan", "fp32", "--device", "cpu"]
     assert cli.main([*line, "--out", str(tmp_path)]) == 0
-    assert "at peak 0.3: decay" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    told = [line.split()[0] for line in printed.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert told == ["steps", "batch_size", "max_lr", "schedule", "momentum", "weight_decay"]
+    for words in ("seed 0 bears ", "best of the peaks, each with its best decay", "at peak 0.1", "may be chance"):
+        assert words in " ".join(printed.split())
     value = json.loads((tmp_path / "balance.json").read_text())
     assert value["command"].startswith("superconv balance digits --axes weight_decay,momentum")
     assert Recipe.load(tmp_path / "recipe.yaml").max_lr == value["chosen"]["setting"]["max_lr"]

@@ -4,17 +4,24 @@ import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import superconv
 from superconv import cli
+from superconv.commands import common
+from superconv.commands.train import _announce
 from superconv.data.digits import load_digits
 from superconv.history import read
 from superconv.recipe import Recipe
+from superconv.studies.probes import PeakSearch, Probe
+from superconv.studies.tuner import Found
+from superconv.training.sweeps import RateSearch
 
 CPU = ["--device", "cpu"]
 
@@ -50,6 +57,33 @@ def test_fit_writes_what_the_architecture_promises(fitted):
     assert recipe.max_lr <= max(search["curve"]["lr"])
     assert len(search["curve"]["lr"]) >= 10
     assert read(fitted / "history.jsonl")[-1]["step"] == 150
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_fit_says_what_it_decided_and_why(fitted, width, monkeypatch):
+    terminal = Console(width=width, file=StringIO(), record=True)
+    monkeypatch.setattr(common, "console", terminal)
+    recipe, probes = Recipe.load(fitted / "recipe.yaml"), json.loads((fitted / "probes.json").read_text())
+    peak = PeakSearch(**{**probes, "probes": tuple(Probe(**probe) for probe in probes["probes"])})
+    _announce(Found(recipe=recipe, search=RateSearch.load(fitted / "range_test.json"), peak=peak, seconds=1.2))
+    printed = terminal.export_text()
+    assert max(map(len, printed.splitlines())) <= width
+    words = " ".join(printed.split())
+    for name, reason in {**recipe.reasons, "momentum": "at the feet"}.items():
+        row = next(line for line in printed.splitlines() if line.split()[:1] == [name])
+        assert row.startswith(f"  {name:14}")
+        assert row[29:].startswith(reason[:20])  # the reasons stand under each other
+    assert "0.95 → 0.85" in words
+    assert all(f"{probe.max_lr:.2g}: " in words for probe in peak.probes)
+    assert "search: " in words
+    assert "of the run), 1.2 s" in words
+
+
+def test_a_run_that_diverged_names_its_peak_and_a_lower_one(fitted, tmp_path, capsys):
+    assert run("fit", "digits", "--max-lr", 1e5, "--steps", 100, "--out", tmp_path / "high", *CPU) == 0
+    assert "peak 1e+05: try --max-lr 3.3e+04" in capsys.readouterr().err
+    assert run("train", "digits", "--recipe", tmp_path / "high/recipe.yaml", "--out", tmp_path / "train", *CPU) == 0
+    assert "try max_lr in the recipe: 3.3e+04" in " ".join(capsys.readouterr().err.split())
 
 
 def test_fit_again_needs_a_word(fitted, capsys):

@@ -22,8 +22,9 @@ from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
 from superconv.specs import Comparison, ImageTask, RunSpec
 from superconv.studies.compare import compare
+from superconv.studies.executors import Pool, Ray
 from superconv.studies.runner import run_all
-from superconv.studies.sweep import Failure, InProcess, Job, Pool, Ray, sweep
+from superconv.studies.sweep import Failure, InProcess, Job, sweep
 
 PLAN = "fp32,channels_last,eager,threads=1"
 MODEL = """
@@ -49,16 +50,20 @@ class Net(nn.Module):
     def fill_memory(self): torch.empty(2**50)
     def die(self): os.kill(os.getpid(), signal.SIGKILL)
     def stop(self): os.kill(os.getpid(), signal.SIGTERM)
+    def leave(self): raise SystemExit("enough")
 
     def wait(self):
         if not Path(f"{self.mark}.go").exists():
             Path(f"{self.mark}.{os.getpid()}").touch()
             time.sleep(0.2)
 
-    def die_once(self):
+    def once(self, fault):
         if not Path(self.mark).exists():
             Path(self.mark).touch()
-            self.die()
+            fault()
+
+    def die_once(self): self.once(self.die)
+    def stop_once(self): self.once(self.stop)
 """
 FAULTS = ("fine", "die_once", "die", "fill_memory", "break_down")
 
@@ -79,16 +84,18 @@ def spec(seed: int = 0, *, fault: str = "", mark: Path | None = None, steps: int
 def faults(tmp_path: Path) -> list[RunSpec]:
     made = [spec(seed, fault=fault, mark=tmp_path / "mark") for seed, fault in enumerate(FAULTS)]
     unusable = replace(spec(), task=replace(spec().task, model_args=(("colour", 3),)))
-    return [*made, unusable, spec(max_lr=1e30), *(spec(seed) for seed in range(10, 14))]
+    ended = [spec(6, fault="leave"), spec(7, fault="stop_once", mark=tmp_path / "stopped")]
+    return [*made, unusable, spec(max_lr=1e30), *ended, *(spec(seed) for seed in range(10, 14))]
 
 
 def check(outcomes: list, root: Path, specs: list[RunSpec]) -> None:
-    fine, once, dies, memory, broken, unusable, diverged, *rest = outcomes
+    fine, once, dies, memory, broken, unusable, diverged, leaves, *rest = outcomes
     assert all(numbers["steps"] == 20 and numbers["stopped"] is None for numbers in (fine, once, *rest))
     assert (diverged["stopped"], diverged["steps"] < 20) == ("diverged", True)
     assert (dies.attempts, dies.reason[:6]) == (2, "killed")
     assert (memory.attempts, memory.reason[:14]) == (2, "out of memory:")
     assert (broken.attempts, broken.reason) == (2, "ArithmeticError: the bridge is out")
+    assert (leaves.attempts, leaves.reason) == (2, "SystemExit: enough")
     assert (unusable.attempts, "takes no colour" in unusable.reason) == (1, True)
     assert "break_down" in (root / specs[4].hash / "error.txt").read_text()
     unfinished = {path.name for path in root.iterdir() if not (path / "run.json").exists()}
@@ -117,15 +124,15 @@ def test_a_pool_reports_what_fails_and_goes_on(tmp_path):
         assert run_all([spec(20)], root, executor=pool)[0]["steps"] == 20
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again == outcomes
-    healthy = [specs[i] for i in (0, 1, 6, 7, 8)]
-    here = run_all(healthy, tmp_path / "here", executor=InProcess())
-    assert without_times(here) == without_times([outcomes[i] for i in (0, 1, 6, 7, 8)])
+    healthy = (0, 1, 6, 8, 9)
+    here = run_all([specs[i] for i in healthy], tmp_path / "here", executor=InProcess())
+    assert without_times(here) == without_times([outcomes[i] for i in healthy])
 
 
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
-def test_ray_reports_what_fails_and_goes_on(tmp_path):
+def test_ray_reports_what_fails_and_goes_on(tmp_path, monkeypatch):
     import ray
 
     specs, root = faults(tmp_path), tmp_path / "runs"
@@ -133,6 +140,10 @@ def test_ray_reports_what_fails_and_goes_on(tmp_path):
         outcomes = run_all(specs, root, executor=executor)
         check(outcomes, root, specs)
         assert sum(node["Resources"].get("CPU", 0) for node in ray.nodes()) >= 2 * executor.threads
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(Path, "cwd", lambda: tmp_path / "gone")
+            (lost,) = run_all([spec(20)], root, executor=executor)
+        assert lost.reason.startswith("FileNotFoundError: ")
     assert not ray.is_initialized()
     with Ray(workers=2, device="cpu") as executor:
         finished = run_all(specs[:2], root, executor=executor)
@@ -164,12 +175,14 @@ def test_runs_are_made_on_a_ray_that_is_already_there(tmp_path):
 
 
 def test_in_this_process_too_the_rest_goes_on(tmp_path):
-    specs = [spec(fault="break_down"), spec(fault="fill_memory"), spec(1), spec(2, fault="stop"), spec(3)]
-    broken, memory, fine = run_all(specs[:3], tmp_path / "runs")
+    specs = [spec(fault="break_down"), spec(fault="fill_memory"), spec(fault="leave"), spec(1)]
+    broken, memory, left, fine = run_all(specs, tmp_path / "runs")
     assert (broken.attempts, memory.reason[:14], fine["steps"]) == (2, "out of memory:", 20)
+    assert (left.attempts, left.reason) == (2, "SystemExit: enough")
+    stopped, after = spec(2, fault="stop"), spec(3)
     with pytest.raises(Interrupted, match="the same command goes on"):
-        run_all(specs, tmp_path / "runs")
-    assert not (tmp_path / "runs" / specs[4].hash).exists()
+        run_all([stopped, after], tmp_path / "runs")
+    assert not (tmp_path / "runs" / after.hash).exists()
 
 
 class Recorder:
@@ -292,3 +305,16 @@ def test_a_missing_ray_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'superconv\[ray\]'"):
         Ray()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
+@pytest.mark.parametrize(
+    ("address", "says"), [(None, "does not start on this machine: no"), ("a:1", "--ray-address a:1")]
+)
+def test_a_ray_that_cannot_be_had_is_said_in_one_line(address, says, monkeypatch):
+    def timed_out(**options):
+        raise Exception("no raylet came up")
+
+    monkeypatch.setattr("ray.init", timed_out)
+    with pytest.raises(UserError, match=says):
+        Ray(address=address).submit(list, [])

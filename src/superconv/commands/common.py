@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from superconv import cli
 from superconv.errors import UserError
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from superconv.training.task import Task
 
 console = Console(stderr=True)
+TOLD = ("schedule", "steps", "batch_size", "max_lr", "momentum", "weight_decay")  # of a recipe, even without a reason
 
 
-def say(text: str) -> None:
-    """Print a line for the user, in process 0 only."""
+def say(text: str, *, whole: bool = True) -> None:
+    """Print a line for the user, in process 0 only; `whole` leaves it unbroken, for paths and what reads the output."""
     from superconv.studies.runner import writes
 
     if writes():
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=whole)
 
 
 def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPlan":
@@ -45,7 +47,8 @@ def announce_plan(found: "PlanSearch") -> None:
 
 def executor_of(asked: cli.Execution, device: str) -> AbstractContextManager["Executor"]:
     """What makes the runs of a study, held while it is used."""
-    from superconv.studies.sweep import InProcess, Pool, Ray
+    from superconv.studies.executors import Pool, Ray
+    from superconv.studies.sweep import InProcess
 
     kind, workers, address = asked.executor, asked.workers, asked.ray_address
     if workers is not None and (workers < 1 or kind == "in-process"):
@@ -95,3 +98,30 @@ def print_verdict(verdict: Verdict) -> None:
         table.add_row(name, "none seen" if value is None else f"{value:.3g}")
     table.add_row("why", verdict.reason)
     Console().print(table)
+
+
+def print_recipe(recipe: "Recipe", **others: float) -> None:
+    """Print a recipe with its reasons, in process 0 only; `others` are settings that it has no field for."""
+    from superconv.studies.runner import writes
+
+    if not writes():
+        return
+    values = {**vars(recipe), **others}
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), highlight=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        if name in TOLD or name in others or name in recipe.reasons:
+            words, reason = _told(recipe, name, value)
+            table.add_row(f"  {name}", words, Text(recipe.reasons.get(name, reason).replace("; ", ";\n")))
+    console.print(table)
+
+
+def _told(recipe: "Recipe", name: str, value: Any) -> tuple[str, str]:
+    """A value as people write it, and what is said of it where there is no reason."""
+    from superconv.studies.settings import shown
+
+    if name == "momentum" and recipe.momentum_schedule():
+        return f"{value:g} → {recipe.min_momentum:g}", "at the feet and at the peak of the cycle"
+    return (shown(name, value) if isinstance(value, float) else f"{value}"), ""

@@ -1,13 +1,14 @@
 """Commands that make several runs and say what they mean together."""
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from superconv import cli, files
-from superconv.commands.common import console, executor_of
+from superconv.commands.common import console, executor_of, print_recipe
 
 if TYPE_CHECKING:
     from superconv.specs import RunSpec
@@ -61,16 +62,19 @@ def compare(command: cli.Compare, line: str) -> None:
 
 def balance(command: cli.Balance, line: str) -> None:
     """`superconv balance`."""
+    from superconv import models
     from superconv.recipe import Recipe, batch_size_for
+    from superconv.report.balances import summary
     from superconv.report.html import write_balance
+    from superconv.report.page import score
     from superconv.studies.balance import balance as balance_task
-    from superconv.studies.settings import shown
-    from superconv.studies.trials import failure_of
     from superconv.training.task import image_task
 
+    task = image_task(command.task)
+    takes_dropout = models.takes(task.facts["model"]["name"], "dropout")
     recipe = Recipe(
         steps=command.balancing.steps,
-        batch_size=command.batch_size or batch_size_for(len(image_task(command.task).train)),
+        batch_size=command.batch_size or batch_size_for(len(task.train)),
         max_lr=1.0,
         base_lr=command.base_lr,
         warmup=command.warmup,
@@ -79,17 +83,6 @@ def balance(command: cli.Balance, line: str) -> None:
         min_momentum=None,
         optimizer_args={"nesterov": command.nesterov},
     )
-
-    def report(spec: "RunSpec", outcome: "Outcome") -> None:
-        made, score = spec.recipe, failure_of(outcome)
-        kind = "cycle" if spec.kind == "trial" else "range test"
-        if score is None and isinstance(outcome, dict):
-            score = f"validation {outcome['validation_accuracy']:.2%}" if spec.kind == "trial" else "done"
-        console.print(
-            f"{kind:10} lr {made.max_lr:<6.3g} decay {shown('weight_decay', made.weight_decay):6} "
-            f"batch {made.batch_size:<5} momentum {made.momentum:<5g} seed {spec.seed}  {score}",
-            highlight=False,
-        )
 
     with executor_of(command.execution, command.machine.device) as executor:
         result = balance_task(
@@ -100,15 +93,43 @@ def balance(command: cli.Balance, line: str) -> None:
             plan=command.machine.plan,
             device=command.machine.device,
             executor=executor,
-            report=report,
+            report=partial(_report_setting, dropout=takes_dropout),
         )
     files.write_json(command.out / "balance.json", {**dataclasses.asdict(result), "command": line})
     files.write_text(command.out / "recipe.yaml", result.recipe.to_yaml())
     page = write_balance(result, command.out / "report.html", command=line)
-    for trial in result.best:
-        decay = shown("weight_decay", trial.setting.weight_decay)
-        console.print(f"at peak {trial.setting.max_lr:g}: decay {decay}, {trial.accuracy:.2%}", highlight=False)
+    _, headline, detail = summary(result)
+    console.print(f"{headline}. {detail}", highlight=False)
+    dropout = result.chosen.setting.dropout
+    print_recipe(result.recipe, **({} if dropout is None else {"dropout": dropout}))
+    reached, chance = score(result.metric, result.chosen.accuracy), score(result.metric, result.margin)
+    words = f"validation {result.metric} {reached} on {result.images} images; {chance} more or less may be chance"
+    console.print(words, highlight=False)
     console.print(f"recipe: {command.out / 'recipe.yaml'}, report: {page}", highlight=False, soft_wrap=True)
+
+
+def _report_setting(spec: "RunSpec", outcome: "Outcome", *, dropout: bool) -> None:
+    """Print a setting of a balance and what came of it, with its `dropout` where the network takes one."""
+    from superconv.rates.curve import Curve
+    from superconv.studies.settings import shown
+    from superconv.studies.trials import borne, failure_of
+
+    recipe, words = spec.recipe, failure_of(outcome)
+    if words is None and isinstance(outcome, dict):
+        if spec.kind == "trial":
+            words = f"validation {outcome['validation_accuracy']:.2%}"
+        else:
+            test = borne(Curve.from_dict(outcome["curve"]))
+            least = "" if test.lr_edge else "at least "
+            words = "learns at no rate" if test.lr_max is None else f"bears {least}{test.lr_max:.2g}"
+    share = f"dropout {dict(spec.task.model_args).get('dropout', 0.0):<5g} " if dropout else ""
+    console.print(
+        f"{'cycle' if spec.kind == 'trial' else 'range test':10} lr {recipe.max_lr:<6.3g} "
+        f"decay {shown('weight_decay', recipe.weight_decay):6} batch {recipe.batch_size:<5} "
+        f"momentum {recipe.momentum:<5g} {share}seed {spec.seed}  {words}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:

@@ -9,7 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import cli
-from superconv.commands.common import announce_plan, console, folder_of, options_of, plan_of, print_verdict, say
+from superconv.commands.common import (
+    announce_plan,
+    console,
+    folder_of,
+    options_of,
+    plan_of,
+    print_recipe,
+    print_verdict,
+    say,
+)
 
 if TYPE_CHECKING:
     from superconv.studies.runner import Numbers
@@ -111,7 +120,11 @@ def train(command: cli.Train, line: str) -> None:
     with folder_of(command.running, plan, command.task.data, spec.plain()) as folder:
         options = options_of(command.running, folder)
         options.pop("evaluations")
-        _conclude(run(spec, folder, about={"command": line}, on_plan=announce_plan, **options), folder)
+        _conclude(
+            run(spec, folder, about={"command": line}, on_plan=announce_plan, **options),
+            folder,
+            lower="max_lr in the recipe:",
+        )
 
 
 def estimate(command: cli.Estimate, line: str) -> None:
@@ -162,23 +175,32 @@ def estimate(command: cli.Estimate, line: str) -> None:
 
 
 def _announce(found: "Found") -> None:
-    if found.search:
-        verdict = found.search.verdict
-        say(f"super-convergence: {verdict.headline}. {verdict.reason}")
-        if found.search.agreement:
-            say(found.search.agreement.sentence)
-    recipe = found.recipe
-    say(f"{recipe.schedule}: {recipe.steps} updates of {recipe.batch_size}, rate up to {recipe.max_lr:.3g}")
+    """Say what was found and why, and what the search took."""
+    recipe, search, peak = found.recipe, found.search, found.peak
+    if search:
+        verdict = search.verdict
+        say(f"super-convergence: {verdict.headline}. {verdict.reason}", whole=False)
+        if search.agreement:
+            say(search.agreement.sentence, whole=False)
+    if peak:
+        say("A sweep passes each rate by; short cycles find the peak of a whole run:", whole=False)
+    print_recipe(recipe)
+    if search and peak:
+        updates = peak.updates + sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
+        say(f"search: {updates} updates ({updates / recipe.steps:.0%} of the run), {found.seconds:.1f} s")
 
 
-def _conclude(numbers: "Numbers", folder: Path) -> None:
+def _conclude(numbers: "Numbers", folder: Path, *, lower: str = "--max-lr") -> None:
+    """Say how a run ended; `lower` is where its peak is changed."""
+    from superconv.recipe import Recipe
     from superconv.report.html import write_report
     from superconv.studies.runner import writes
 
     if not writes():
         return
     if numbers["stopped"] == "diverged":
-        say(f"the loss became infinite at update {numbers['steps']}: lower --max-lr")
+        peak = Recipe.load(folder / "recipe.yaml").max_lr
+        say(f"the loss became infinite at update {numbers['steps']}, peak {peak:.3g}: try {lower} {peak / 3:.2g}")
     for split in ("validation", "test"):
         value = numbers.get(f"{split}_{numbers['metric']}")
         if value is not None:

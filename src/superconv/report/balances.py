@@ -47,7 +47,7 @@ def balance_page(balance: Balance, *, command: str | None = None) -> Page:
         title="Regularization in balance",
         subtitle=f"{balance.name} · cycles of {balance.recipe.steps:,} updates",
         tiles=tiles,
-        badge=_badge(balance),
+        badge=summary(balance),
         sections=[
             _decay_section(balance),
             Section(title="All cycles of decay and peak", table=_cycles_table(balance)),
@@ -59,7 +59,8 @@ def balance_page(balance: Balance, *, command: str | None = None) -> Page:
     )
 
 
-def _badge(balance: Balance) -> tuple[str, str, str]:
+def summary(balance: Balance) -> tuple[str, str, str]:
+    """What the decays say about the balance: how sure it is (`good`, `open`), a headline, and a sentence."""
     listed = ", ".join(
         f"{shown('weight_decay', trial.setting.weight_decay)} at peak {trial.setting.max_lr:g}"
         for trial in balance.best

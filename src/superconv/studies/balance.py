@@ -16,7 +16,7 @@ from superconv import models
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import Axis, Balancing, ImageTask
-from superconv.studies.runner import plan_for
+from superconv.studies.runner import common_plan
 from superconv.studies.settings import Setting, Trial, best_of, halfway, margin, nearest, shown
 from superconv.studies.sweep import Executor, InProcess
 from superconv.studies.trials import Borne, Report, Trials, borne
@@ -90,16 +90,20 @@ def balance(
         report: Told of each run as it ends.
 
     Raises:
-        UserError: There is no validation split, a value cannot be, or nothing that was tried trains the network.
+        UserError: There is no validation split of its own, a value cannot be, or nothing that was tried trains the
+            network.
     """
+    if spec.watch_test:
+        raise UserError("balance would choose by the test split: leave out --watch-test")
     task = image_task(spec)
     if task.validation is None:
         raise UserError("balance chooses on the validation split: --validation must not be 0")
     images = len(task.validation)
     axes, centre = _axes(spec, task, balancing, recipe)
+    _check_base(recipe.base_lr, sorted(balancing.max_lr))
     executor = executor or InProcess()
     whole = replace(recipe, steps=10 * balancing.steps)
-    chosen_plan = plan_for(task, whole, device=device, words=plan, threads=executor.threads)
+    chosen_plan = common_plan(task, whole, root, device=device, words=plan, threads=executor.threads)
     trials = Trials(
         task=spec,
         balancing=balancing,
@@ -177,11 +181,20 @@ def _bear(
         bound = explored.lr_max or bound
         end = min(end, PAST_EDGE * (explored.lr_edge or end))
     centre = replace(centre, max_lr=end)
+    if not peaks:
+        (curve,) = trials.range_tests([centre])
+        peaks = [float(f"{share * (borne(curve).lr_max or bound):.1g}") for share in SHARES]
+        _check_base(trials.centre.base_lr, peaks)
     settings = [centre, *(centre.at(axis, value) for axis, values in axes.items() for value in values)]
     found = dict(zip(settings, map(borne, trials.range_tests(settings)), strict=True))
     tests = {axis: tuple((value, found[centre.at(axis, value)]) for value in axes[axis]) for axis in axes}
-    peaks = peaks or [float(f"{share * (found[centre].lr_max or bound):.1g}") for share in SHARES]
     return {str(axis): rows for axis, rows in tests.items()}, peaks
+
+
+def _check_base(base_lr: float | None, peaks: Sequence[float]) -> None:
+    """Refuse a base rate under which a cycle would fall to its peak; `peaks` ascend."""
+    if base_lr is not None and peaks and base_lr > peaks[0]:
+        raise UserError(f"--base-lr {base_lr:g} is above the smallest peak, {peaks[0]:g}: lower it, or raise --max-lr")
 
 
 def _grid(
@@ -246,8 +259,9 @@ def _reasons(grid: Sequence[Trial], best: Sequence[Trial], others: Mapping[str, 
     tried = f"best of those tried at peak {chosen.max_lr:g}: {_listed(row, 'weight_decay')}"
     by_peak = ", ".join(f"{shown('weight_decay', t.setting.weight_decay)} at {t.setting.max_lr:g}" for t in best)
     peaks = f"best of the peaks, each with its best decay: {_listed(best, 'max_lr')}"
+    only = "the only peak that trained" if len({trial.setting.max_lr for trial in grid}) > 1 else "the only peak tried"
     return {
-        "max_lr": peaks if len(best) > 1 else "the only peak that trained",
+        "max_lr": peaks if len(best) > 1 else only,
         "weight_decay": f"{tried}; best by peak: {by_peak}" if len(best) > 1 else tried,
         "steps": "the length of the trials, to which the decay belongs: longer runs want less",
         **{axis: f"best of those tried: {_listed(trials, axis)}" for axis, trials in others.items()},

@@ -11,7 +11,7 @@ from superconv.errors import UserError
 from superconv.recipe import Recipe, ScheduleName
 from superconv.specs import Comparison, ImageTask, RunSpec
 from superconv.studies.intervals import mean_interval
-from superconv.studies.runner import Numbers, plan_for, run_all
+from superconv.studies.runner import Numbers, common_plan, run_all
 from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
 from superconv.training.task import image_task
 
@@ -108,11 +108,12 @@ def compare(
     candidates = comparison.candidates()
     if not task.validation:
         raise UserError("compare chooses and measures on the validation split: --validation must not be 0")
-
+    if task.watch_test:
+        raise UserError("compare would choose rates by the test split: leave out --watch-test")
     if plan is None:
         updates = sum(comparison.steps) * comparison.seeds * len(comparison.schedules)
         whole = replace(recipe, steps=updates)
-        plan = plan_for(image_task(task), whole, device=device, threads=executor.threads).words
+        plan = common_plan(image_task(task), whole, root, device=device, threads=executor.threads).words
     failures: list[dict[str, Any]] = []
 
     def made(specs: Sequence[RunSpec]) -> list[tuple[RunSpec, Numbers]]:

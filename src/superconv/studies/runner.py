@@ -179,8 +179,30 @@ def plan_for(
     return found.plan
 
 
+def common_plan(
+    task: Task,
+    recipe: Recipe,
+    root: Path,
+    *,
+    device: str = "auto",
+    words: str | None = None,
+    threads: int | None = None,
+) -> ExecutionPlan:
+    """The plan of all runs in `root`, where its words are kept: they are part of the runs' hashes.
+
+    Without words, that of the runs which are there already, if they ran on such a device; else what a search finds.
+    """
+    kept = stored_plan(root)
+    if words is None and kept and kept.device == ExecutionPlan.choose(device=device).device:
+        return kept
+    plan = plan_for(task, recipe, device=device, words=words, threads=threads)
+    if writes():
+        files.write_json(root / "plan.json", vars(plan))
+    return plan
+
+
 def stored_plan(folder: Path) -> ExecutionPlan | None:
-    """The execution plan that a run in this folder began with; a resumed run keeps it."""
+    """The execution plan that a run in this folder, or a study's runs in it, began with; who goes on keeps it."""
     path = folder / "plan.json"
     return files.checked(ExecutionPlan, files.read_json(path), source=path) if path.exists() else None
 
