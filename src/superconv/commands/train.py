@@ -41,19 +41,18 @@ def fit(command: cli.Fit, line: str) -> None:
     with folder_of(command.running, plan, command.task.data, settled) as folder:
         for note in task.facts["notes"]:
             say(f"note: {note}")
-        choices, began = command.choices, time.perf_counter()
-        plan = stored_plan(folder) or plan_of(command.machine, task, outline(task, choices))
-        if choices.minutes is not None:
-            choices = dataclasses.replace(choices, minutes=choices.minutes - (time.perf_counter() - began) / 60)
+        began = time.perf_counter()
+        plan = stored_plan(folder) or plan_of(command.machine, task, outline(task, command.choices))
         numbers = fit_task(
             task,
             folder,
-            choices,
+            command.choices,
             final_task=final,
             plan=plan,
             seed=command.running.seed,
             about={"task": spec, "command": line},
             on_found=_announce,
+            began=began,
             **options_of(command.running, folder),
         )
         _conclude(numbers, folder)
@@ -186,7 +185,7 @@ def _announce(found: "Found") -> None:
         say("A sweep passes each rate by; short cycles find the peak of a whole run:", whole=False)
     print_recipe(recipe)
     if search and peak:
-        updates = peak.updates + sum(len(curve.lr) for curve in (search.exploration, search.curve) if curve)
+        updates = search.updates + peak.updates
         say(f"search: {updates} updates ({updates / recipe.steps:.0%} of the run), {found.seconds:.1f} s")
 
 
