@@ -64,12 +64,13 @@ def test_fit_says_what_it_decided_and_why(fitted, width, monkeypatch):
     terminal = Console(width=width, file=StringIO(), record=True)
     monkeypatch.setattr(common, "console", terminal)
     recipe, probes = Recipe.load(fitted / "recipe.yaml"), json.loads((fitted / "probes.json").read_text())
-    peak = PeakSearch(**{**probes, "probes": tuple(Probe(**probe) for probe in probes["probes"])})
+    made = tuple(Probe(**probe) for probe in probes["probes"])
+    peak = PeakSearch(max_lr=probes["max_lr"], probes=made, reason=probes["reason"])
     _announce(Found(recipe=recipe, search=RateSearch.load(fitted / "range_test.json"), peak=peak, seconds=1.2))
     printed = terminal.export_text()
     assert max(map(len, printed.splitlines())) <= width
     words = " ".join(printed.split())
-    for name, reason in {**recipe.reasons, "momentum": "at the feet"}.items():
+    for name, reason in recipe.reasons.items():
         row = next(line for line in printed.splitlines() if line.split()[:1] == [name])
         assert row.startswith(f"  {name:14}")
         assert row[29:].startswith(reason[:20])  # the reasons stand under each other

@@ -40,7 +40,7 @@ def test_the_author_s_parameter_counts(depth, with_biases, without):
         ("cifar10-full", SHAPE, 10, 89_578),  # the same
         ("bottleneck56-author", SHAPE, 10, 586_826),
         ("resnext56-author", SHAPE, 10, 581_194),
-        ("wrn32", SHAPE, 10, 7_395_178),
+        ("wrn32", SHAPE, 10, 5_126_570),  # 12 convolutions of 16 channels, 10 of 64, 8 of 256
         ("densenet40", SHAPE, 10, 1_019_722),  # Huang et al.: 1.0 M
         ("resnet50", (3, 224, 224), 1000, 25_557_032),  # He et al.: 25.6 M
     ],

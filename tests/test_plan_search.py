@@ -171,7 +171,8 @@ class Picky(nn.Module):
         return self.change(output) if output.dtype == self.dtype else output
 
 
-def test_a_plan_that_trains_differently_is_refused(task):
+def test_a_plan_that_trains_differently_is_refused(task, monkeypatch):
+    monkeypatch.setattr(plan_search, "HOPELESS", float("inf"))  # on a busy machine it may also look slow
     changed = replace(task, model=lambda: Picky(lambda output: 30 * output))
     found = find_plan(changed, RECIPE, device="cpu", limit=1.0, use_cache=False)
     assert found.plan.precision == "32-true"
