@@ -106,7 +106,7 @@ def print_recipe(recipe: "Recipe", **others: float) -> None:
 
     if not writes():
         return
-    values = {**vars(recipe), **others}
+    values = {**vars(recipe), **{name: "–" for name in recipe.reasons if not hasattr(recipe, name)}, **others}
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), highlight=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

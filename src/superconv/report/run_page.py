@@ -61,7 +61,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
         if not unused and (name, value) not in (("label_smoothing", 0.0), ("accumulate", 1)):
             why = recipe.reasons.get(name, SETTINGS[name])
             rows.append((name, words(value), why))
-    return rows
+    return [*rows, *((name, "–", why) for name, why in recipe.reasons.items() if not hasattr(recipe, name))]
 
 
 def words(value: object) -> str:
