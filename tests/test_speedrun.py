@@ -169,8 +169,7 @@ def test_a_speed_run_learns_and_reports_every_seed(halves):
     assert [row[0] for row in seen] == [0, 1]
     assert result.accuracies == [row[2] for row in seen]
     assert result.reached == sum(a >= 0.9 for a in result.accuracies) == 2
-    assert result.missed == 0
-    assert result.seconds_range == (min(result.seconds), max(result.seconds))
+    assert result.reached == len(result.seconds)
     assert result.plan == plan
 
 
@@ -215,10 +214,8 @@ def test_the_command_writes_all_numbers(halves, tmp_path, capsys):
     stored = json.loads(out.read_text())
     assert stored["attempt"] == {"target": 0.5, "width": 2, "epochs": 5, "batch_size": 512}
     assert stored["warmup_seconds"] > 0
-    assert stored["reached"] + stored["missed"] == 1
-    assert stored["seconds_range"] == [stored["seconds_median"]] * 2
     assert stored["command"].startswith("superconv speedrun")
-    assert f"missed by {stored['missed']} of 1" in " ".join(capsys.readouterr().out.split())
+    assert f"missed by {1 - stored['reached']} of 1" in " ".join(capsys.readouterr().out.split())
 
 
 def _png(pixels: np.ndarray) -> bytes:

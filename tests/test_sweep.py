@@ -65,6 +65,7 @@ class Net(nn.Module):
     def die_once(self): self.once(self.die)
     def stop_once(self): self.once(self.stop)
 """
+CORES = os.cpu_count() or 1
 FAULTS = ("fine", "die_once", "die", "fill_memory", "break_down")
 
 
@@ -158,20 +159,31 @@ def test_runs_are_made_on_a_ray_that_is_already_there(tmp_path):
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    cluster = ["start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
-    asked = f"compare digits --schedules constant --steps 20 --seeds 2 --executor ray --ray-address 127.0.0.1:{port}"
+    cluster = [
+        "start",
+        "--head",
+        "--block",
+        f"--num-cpus={4 * CORES}",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+    asked = "compare digits --schedules constant --steps 20 --seeds 2 --device cpu --executor ray --workers 2"
     out, environment = tmp_path / "comparison", {**os.environ, "RAY_AUTH_MODE": "disabled"}
     ray = [sys.executable, "-m", "ray.scripts.scripts", *cluster, f"--port={port}"]
     with subprocess.Popen(ray, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as head:
-        command = [sys.executable, "-m", "superconv", *asked.split(), "--device", "cpu", "--out", str(out)]
-        done = subprocess.run(
-            [*command, "--max-lr", "constant=0.1"], env=environment, capture_output=True, text=True, check=False
-        )
-        head.terminate()
+        command = [sys.executable, "-m", "superconv", *asked.split(), "--out", str(out), "--max-lr", "constant=0.1"]
+        command += ["--ray-address", f"127.0.0.1:{port}"]
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        finally:
+            head.terminate()
         log = head.communicate(timeout=60)[0].decode()
     assert done.returncode == 0, done.stderr[-3000:] + log
-    machines = [json.loads(path.read_text())["steps"] for path in out.rglob("run.json")]
-    assert machines == [20, 20]
+    runs = [json.loads(path.read_text()) for path in out.rglob("run.json")]
+    assert [run["steps"] for run in runs] == [20, 20]
+    assert all(
+        f" {2 * CORES} threads" in run["machine"] for run in runs
+    )  # half of that Ray's CPUs, not of this machine
 
 
 def test_in_this_process_too_the_rest_goes_on(tmp_path):

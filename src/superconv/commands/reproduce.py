@@ -32,9 +32,6 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
         scale = replace(scale, seeds=command.seeds)
     store = Store(command.out / scale.name)
     asked = chosen(scale, command.figures)
-    plan = command.machine.plan or ("fp32" if scale.exact else None)
-    if scale.exact and "fp32" not in (plan or "").split(","):
-        raise UserError(f"--scale {scale.name} is made in fp32, as the author's runs were: --plan fp32, not {plan}")
     if command.list:
         _print_list(scale, asked or chosen(scale, ("all",)), store)
         return
@@ -45,7 +42,7 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
                 asked.values(),
                 store.folder,
                 command.runs / scale.name,
-                plan=plan,
+                plan=_plan(scale, command.machine),
                 device=command.machine.device,
                 executor=executor,
                 minutes=command.minutes,
@@ -60,6 +57,16 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
         from superconv.report.reproduction import write_page
 
         console.print(f"page: {write_page(command.out, command.page)}")
+
+
+def _plan(scale: "Scale", asked: cli.Machine) -> str | None:
+    """The words of the plan that was asked for; that of exact runs is fp32."""
+    from superconv.training.plan import ExecutionPlan
+
+    words = asked.plan or ("fp32" if scale.exact else None)
+    if scale.exact and ExecutionPlan.choose(device=asked.device, plan=words).precision != "32-true":
+        raise UserError(f"--scale {scale.name} is made in fp32, as the author's runs were: --plan fp32, not {words}")
+    return words
 
 
 def _print_list(scale: "Scale", shown: Mapping[str, "Experiment"], store: "Store") -> None:

@@ -1,6 +1,7 @@
 """Commands that make several runs and say what they mean together."""
 
 import dataclasses
+import statistics
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -175,14 +176,15 @@ def speedrun(command: cli.Speedrun, line: str) -> None:
     )
     files.write_json(command.out, {**dataclasses.asdict(result), "command": line})
     interval = "" if result.low is None else f" (95 %: {result.low:.2%} to {result.high:.2%})"
-    fastest, slowest = result.seconds_range
+    middle, fastest, slowest = statistics.median(result.seconds), min(result.seconds), max(result.seconds)
+    missed = command.seeds - result.reached
     table = Table(show_header=False, box=None)
     for name, value in (
         (
             "test accuracy",
-            f"{result.mean:.2%}{interval}, target {chosen.target:.2%} missed by {result.missed} of {command.seeds}",
+            f"{result.mean:.2%}{interval}, target {chosen.target:.2%} missed by {missed} of {command.seeds}",
         ),
-        ("seconds of a run", f"{result.seconds_median:.1f} ({fastest:.1f} to {slowest:.1f}), test included"),
+        ("seconds of a run", f"{middle:.1f} ({fastest:.1f} to {slowest:.1f}), test included"),
         (
             "beside them, once",
             f"data {result.load_seconds:.1f} s, plan {result.search_seconds:.1f} s, "

@@ -8,10 +8,10 @@ from typing import Any
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask, RunSpec
+from superconv.studies.runner import RECALIBRATED
 
 TEST_SHARE = 3.6  # images that are evaluated in the time in which one is trained on
 TEST_IMAGES = 10_000
-RECALIBRATED = 4  # batches that a range test takes before each reading
 GPUS = 8  # among which the author dealt a batch
 TEST_BATCHES = 200  # of a GPU's share, in one of the author's tests: 25,000 images of batches of 1,000
 TESTED_EVERY = 100  # updates between two of them

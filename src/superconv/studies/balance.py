@@ -22,7 +22,7 @@ from superconv.studies.sweep import Executor, InProcess
 from superconv.studies.trials import Borne, Report, Trials, borne
 from superconv.studies.tuner import balanced_decay
 from superconv.training.plan import machine, versions
-from superconv.training.task import Task, image_task
+from superconv.training.task import Task, image_task, refuse_watched
 
 CENTRE_DECAY = 1e-4  # of the range tests of the other axes; the paper's
 MOMENTA = (0.8, 0.85, 0.9, 0.95)
@@ -93,8 +93,7 @@ def balance(
         UserError: There is no validation split of its own, a value cannot be, or nothing that was tried trains the
             network.
     """
-    if spec.watch_test:
-        raise UserError("balance would choose by the test split: leave out --watch-test")
+    refuse_watched(spec.watch_test)
     task = image_task(spec)
     if task.validation is None:
         raise UserError("balance chooses on the validation split: --validation must not be 0")

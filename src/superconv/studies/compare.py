@@ -13,7 +13,7 @@ from superconv.specs import Comparison, ImageTask, RunSpec
 from superconv.studies.intervals import mean_interval
 from superconv.studies.runner import Numbers, common_plan, run_all
 from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
-from superconv.training.task import image_task
+from superconv.training.task import image_task, refuse_watched
 
 RESAMPLES = 2000
 
@@ -108,8 +108,7 @@ def compare(
     candidates = comparison.candidates()
     if not task.validation:
         raise UserError("compare chooses and measures on the validation split: --validation must not be 0")
-    if task.watch_test:
-        raise UserError("compare would choose rates by the test split: leave out --watch-test")
+    refuse_watched(task.watch_test)
     if plan is None:
         updates = sum(comparison.steps) * comparison.seeds * len(comparison.schedules)
         whole = replace(recipe, steps=updates)

@@ -1,6 +1,5 @@
 """Seconds to a target accuracy, by the network and recipe of the CIFAR-10 speed records."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -137,11 +136,6 @@ class Speedrun:
     """On the test split, over the network's views; 0 where a run diverged."""
     reached: int
     """Runs at or above the target."""
-    missed: int
-    """Runs below it."""
-    seconds_median: float
-    seconds_range: tuple[float, float]
-    """Of the fastest and the slowest run."""
     mean: float
     low: float | None
     """Lower end of the mean's 95 % interval; none for one run."""
@@ -204,17 +198,13 @@ def speedrun(
         accuracies.append(run.scores.get("test_accuracy") or 0.0)
         if report:
             report(seed, seconds[-1], accuracies[-1])
-    reached = sum(accuracy >= chosen.target for accuracy in accuracies)
     mean, low, high = mean_interval(accuracies)
     return Speedrun(
         data=name,
         attempt=chosen,
         seconds=seconds,
         accuracies=accuracies,
-        reached=reached,
-        missed=len(accuracies) - reached,
-        seconds_median=statistics.median(seconds),
-        seconds_range=(min(seconds), max(seconds)),
+        reached=sum(accuracy >= chosen.target for accuracy in accuracies),
         mean=mean,
         low=low,
         high=high,

@@ -119,7 +119,7 @@ def outline(task: Task, choices: Choices) -> Recipe:
     if choices.search < 0:
         raise UserError(f"search is a share of the training's updates, 0 or more, not {choices.search}")
     if choices.max_lr is None:
-        refuse_watched(task)
+        refuse_watched(task.watched)
     batch_size, _ = _batch(len(task.train), choices)
     steps = _steps(choices, len(task.train), batch_size)
     choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})  # what makes none is said now

@@ -62,16 +62,16 @@ class Task:
         return [made] if isinstance(made, Optimizer) else list(made)
 
 
-def refuse_watched(task: Task) -> None:
-    """Refuse to choose anything on the test split.
+def refuse_watched(watched: bool) -> None:
+    """Refuse to choose anything where the validation split is the test split.
 
     Raises:
-        UserError: The task's validation split is the test split.
+        UserError: It is `watched`.
     """
-    if task.watched:
+    if watched:
         raise UserError(
             "nothing may be chosen on the test split: leave out --watch-test (watched), and a validation split is held "
-            "out; or give what would be chosen, such as --max-lr"
+            "out; or give fit what would be chosen, --max-lr"
         )
 
 
