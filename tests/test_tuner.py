@@ -132,6 +132,21 @@ def test_the_search_stays_within_its_budget_and_gives_its_reasons(monkeypatch, s
     assert {"max_lr", "weight_decay", "batch_size", "steps"} <= found.recipe.reasons.keys()
 
 
+@pytest.mark.parametrize(
+    ("unit", "steps"), [(1e-5, 100), (1.0, 100), (1e5, 100), (1e-9, 2000), (1e-5, 2000), (1e5, 2000), (1e9, 2000)]
+)
+def test_the_unit_of_the_loss_moves_the_peak_and_nothing_else(unit, steps):
+    """Plain SGD's steps grow with the loss, so its rates shrink with it."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return unit * F.mse_loss(output, target)
+
+    counter, choices = Counter(), Choices(steps=steps, weight_decay=0.0)
+    found = find_recipe(replace(quadratic(), loss=loss), choices, plan=PLAN, hooks=[counter])
+    assert 0.03 < found.recipe.max_lr * unit < 10
+    assert counter.updates <= budget(steps)
+
+
 def test_the_share_of_the_search_is_the_users():
     found = find_recipe(quadratic(), steps=2000, search=0.15, plan=PLAN)
     assert 200 < found.peak.updates + found.search.updates <= 300

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -79,7 +79,7 @@ def range_test(command: cli.RangeTest, line: str) -> None:
         optimizer=command.optimizer,
         optimizer_args={},
     )
-    linear = {} if command.max_lr is None else {"start_lr": command.start_lr, "mode": command.mode}
+    linear: dict[str, Any] = {} if command.max_lr is None else {"start_lr": command.start_lr, "mode": command.mode}
     search = search_rates(
         task,
         recipe,

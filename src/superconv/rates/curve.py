@@ -104,19 +104,20 @@ class Curve:
         part, kind = self.column.split("_")
         return f"{'training' if part == 'train' else part} {self.metric if kind == 'metric' else 'loss'}"
 
-    def signal(self, *, seed: int | None = None) -> tuple[Array, Array]:
+    def signal(self, *, seed: int | None = None, column: Column | None = None) -> tuple[Array, Array]:
         """The series that the verdict is made from, of one seed or of all.
 
         Args:
             seed: Which sweep; None takes all rows, so that equal rates of several seeds are averaged.
+            column: Of what; `column`, if not given.
 
         Returns:
-            Rates in strictly ascending order and the values of `column`, both of shape ``(k,)``. Rows without
+            Rates in strictly ascending order and the values there, both of shape ``(k,)``. Rows without
             a value are left out and values at the same rate averaged; NaN and infinity (a diverged run) stay.
         """
         rows = [
             (rate, value)
-            for rate, value, s in zip(self.lr, getattr(self, self.column), self.seed, strict=True)
+            for rate, value, s in zip(self.lr, getattr(self, column or self.column), self.seed, strict=True)
             if value is not None and (seed is None or s == seed)
         ]
         rates, where, count = np.unique([r for r, _ in rows], return_inverse=True, return_counts=True)

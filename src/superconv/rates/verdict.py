@@ -139,6 +139,17 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     )
 
 
+def loss_levels(curve: Curve) -> tuple[Array, Array]:
+    """Rates above 0 in ascending order, and the running median of the training loss there; both (k,), finite alone.
+
+    A minibatch's loss is far less noisy than its accuracy, so this says something of sweeps that are too short to
+    be judged.
+    """
+    lr, losses = curve.signal(column="train_loss")
+    kept = np.isfinite(losses) & (lr > 0)
+    return lr[kept], _smooth(losses[kept])
+
+
 def _sweep(curve: Curve) -> _Sweep | None:
     """Turn losses round, cut at the level before training, average the seeds, bin; None: too few points."""
     sign = 1.0 if curve.rising_is_better else -1.0

@@ -33,13 +33,15 @@ LONGER = 1.5  # times a short probe, at least, is a longer one
 VALIDATION_SAMPLES = 1000
 STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
+LITTLE = 0.005  # by which a loss is better at a peak three times as large, where both are far too small
+STRIDE = 4  # factors at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
 ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls, where nothing else is known
 STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
 FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
-AT_THE_EDGE = 1.0  # the same, where the next larger peak broke down: a longer stay would not bear more
+AT_THE_EDGE = 0.6  # the same, where the next larger peak broke down: a longer stay bears less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class PeakSearch:
 
 @dataclass(frozen=True)
 class _Bracket:
-    """Probes of one length by rising peak, neighbours `FACTOR` apart."""
+    """Probes of one length by rising peak, powers of `FACTOR` apart."""
 
     probes: tuple[Probe, ...]
 
@@ -96,8 +98,11 @@ class _Bracket:
 
     @property
     def closed(self) -> bool:
-        """Whether the best lies between two others."""
-        return self.best is not None and 0 < self.best < len(self.probes) - 1
+        """Whether the best lies between two others that are `FACTOR` apart from it."""
+        if self.best is None or not 0 < self.best < len(self.probes) - 1:
+            return False
+        below, best, above = (probe.max_lr for probe in self.probes[self.best - 1 : self.best + 2])
+        return max(above / best, best / below) < 1.1 * FACTOR
 
     @property
     def peak(self) -> float:
@@ -147,21 +152,22 @@ def search_peak(
     """
     first_loss = [inf]
 
-    def bracket(start: float, length: int, updates: float) -> _Bracket:
+    def bracket(start: float, length: int, updates: float, most: float) -> _Bracket:
         def probe(k: int) -> Probe:
             tried = _at(replace(recipe, steps=length), start * FACTOR**k)
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
-        return _bracket(probe, length, updates)
+        return _bracket(probe, length, updates, most)
 
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
-    short = bracket(start, length, max(FIRST * updates, 3 * length))
+    short = bracket(start, length, max(FIRST * updates, 3 * length), updates)
     if short.best is None:
         raised = next((f" ({probe.error})" for probe in short.probes if probe.error), "")
         reason = f"every probe of {length} updates broke down{raised}"
         return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     longer = min(recipe.steps, (updates - short.updates) // 3)
-    long = bracket(short.peak, longer, updates - short.updates) if longer >= LONGER * length else None
+    left = updates - short.updates
+    long = bracket(short.peak, longer, left, left) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
     return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
 
@@ -173,16 +179,25 @@ def _at(recipe: Recipe, max_lr: float) -> Recipe:
     return replace(recipe, max_lr=max_lr, base_lr=low, final_lr=final)
 
 
-def _bracket(probe: Callable[[int], Probe], length: int, updates: float) -> _Bracket:
-    """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made."""
+def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float) -> _Bracket:
+    """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
+
+    Where the largest peak is the best and has hardly learned more than the one below, the rates are far too small: the
+    next is twice as many factors away, at most `STRIDE`, and the probes may use up `most`.
+    """
     known = {0: probe(0)}
 
     def loss(k: int) -> float:
         return _loss(known[k])
 
-    best = 0
-    while len(known) < MOST and sum(p.steps for p in known.values()) + length <= updates:
-        around = (best - 1, best + 1) if isfinite(loss(best)) else (min(known) - 1,)
+    best, stride = 0, 1
+    while len(known) < MOST:
+        below = max((k for k in known if k < best), default=None)
+        flat = best == max(known) and below is not None and loss(below) - loss(best) < LITTLE * abs(loss(best))
+        if sum(p.steps for p in known.values()) + length > (most if flat else updates):
+            break
+        stride = min(2 * stride, STRIDE) if flat else 1
+        around = (best + stride,) if flat else (best - 1, best + 1) if isfinite(loss(best)) else (min(known) - 1,)
         missing = [k for k in around if k not in known]
         if not missing:
             break
@@ -202,8 +217,8 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
     remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
     usual = 0.0 if kind.heavy_ball else -ADAPTIVE_FALL
-    if kind.heavy_ball and kind.normalises:
-        usual = GROWTH * max(0.0, remaining - LEARNED)
+    if kind.normalises:
+        usual += GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
     if long and short.closed and long.closed:
         seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
@@ -211,10 +226,13 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
         why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
     factor = (recipe.steps / length) ** power
     factor = min(AT_THE_EDGE if last.edge else FARTHEST, max(1 / FARTHEST, factor))
-    reason = "; ".join(map(str, (short, long) if long else (short,)))
+    reason, peak = "; ".join(map(str, (short, long) if long else (short,))), last.peak
+    if long and long.best == len(long.probes) - 1 and long.peak > short.peak:
+        peak = (short.peak * long.peak) ** 0.5
+        reason += f"; no larger one was tried, so between the two: {peak:.2g}"
     if abs(factor - 1) > 0.005:
         reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
-    return PeakSearch(max_lr=last.peak * factor, probes=short.probes + (long.probes if long else ()), reason=reason)
+    return PeakSearch(max_lr=peak * factor, probes=short.probes + (long.probes if long else ()), reason=reason)
 
 
 def _loss(probe: Probe) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from superconv import optim
 from superconv.errors import UserError
+from superconv.rates.verdict import loss_levels
 from superconv.recipe import Recipe, batch_size_for
 from superconv.specs import Choices
 from superconv.studies.kind import Kind, kind_of, usual_kind
@@ -26,7 +27,7 @@ BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that 
 SWEEP = 50  # updates of the exploring sweep of a short run
 FEWEST_PROBED = 3 * LEAST  # updates of the least that brackets a peak
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
-BELOW = 3.0  # the first probe's peak lies so far below what a sweep bears for a moment
+BELOW = 1.5  # the first probe's peak lies so far below the rate at which a sweep's loss was lowest
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
 SHRINKING = 0.25  # Σ decay · rate / (1 − momentum) over a run of one epoch
 DECAYS, DECOUPLED_DECAYS = (1e-6, 1e-2), (1e-2, 1e-1)  # between which a decay is chosen
@@ -184,15 +185,16 @@ def _sweeps(
     steps = max(100, min(300, whole.steps // 15))
     if allowed >= LONG and seeds * (EXPLORING + steps) + FEWEST_PROBED <= allowed:
         options["seeds"] = range(seed, seed + seeds)
-        return search_rates(task, whole, steps=steps, updates=allowed / 2, **options)
-    seeds = max(1, min(seeds, (allowed - FEWEST_PROBED) // SWEEP))
-    return explore(task, whole, steps=SWEEP, seeds=range(seed, seed + seeds), **options)
+        return search_rates(task, whole, steps=steps, updates=allowed - 2 * FEWEST_PROBED, **options)
+    left = allowed - FEWEST_PROBED
+    options["seeds"] = range(seed, seed + max(1, min(seeds, left // SWEEP)))
+    return explore(task, whole, steps=SWEEP, updates=left, **options)
 
 
 def _start(search: RateSearch, kind: Kind) -> float:
     """The first peak to try."""
-    bound = search.verdict.lr_max
-    return bound / BELOW if bound else START if kind.heavy_ball else START_ADAPTIVE
+    lr, loss = loss_levels(search.exploration or search.curve)
+    return float(lr[loss.argmin()]) / BELOW if len(lr) else START if kind.heavy_ball else START_ADAPTIVE
 
 
 def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) -> tuple[float, str]:

@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from superconv import files
@@ -19,7 +20,7 @@ from superconv.rates.curve import Curve, merge
 from superconv.rates.hessian_free import HessianFreeLR
 from superconv.rates.range_test import RangeTest
 from superconv.rates.snapshot import isolated_rng
-from superconv.rates.verdict import Verdict, judge
+from superconv.rates.verdict import Verdict, judge, loss_levels
 from superconv.recipe import Recipe, batch_size_for
 from superconv.training.broken import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
@@ -27,8 +28,10 @@ from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
-EXPLORED = (1e-6, 10.0)  # rates between which the exploring sweep looks for the edge
+EXPLORED = (1e-6, 10.0)  # rates between which an exploring sweep looks for the edge at first
 EXPLORING = 100  # updates of that sweep
+MOVES, BEYOND = 2, 1e6  # times that it is made again elsewhere, and how much further: losses come in all units
+FLAT = 3.0  # typical jumps of the loss from update to update, below which a sweep's levels are all alike
 EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three times as far
 
 
@@ -143,20 +146,21 @@ class RateSearch:
         )
 
 
-def explore(task: Task, recipe: Recipe, *, steps: int, **options: Any) -> RateSearch:
-    """An exponential sweep alone, for runs too short to pay for a linear one; it ends where the training breaks down.
+def explore(task: Task, recipe: Recipe, *, steps: int, updates: float = inf, **options: Any) -> RateSearch:
+    """An exponential sweep alone, for runs too short to pay for a linear one; it ends where a loss is not finite.
 
     Args:
         task: What is trained.
         recipe: As for `range_test`.
         steps: Updates of the sweep.
+        updates: That it may take if it must be made again, for rates out of the usual range.
         options: Further arguments of `range_test`.
     """
     began = time.perf_counter()
     low, high = EXPLORED
-    curve = range_test(task, recipe, start_lr=10 * low, max_lr=high, mode="exponential", steps=steps, **options)
+    curve, _, spent = _explored(task, recipe, low=10 * low, high=high, steps=steps, updates=updates, **options)
     seconds = time.perf_counter() - began
-    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=seconds, updates=len(curve.lr))
+    return RateSearch(exploration=None, curve=curve, verdict=judge(curve), seconds=seconds, updates=spent)
 
 
 def search_rates(
@@ -165,7 +169,7 @@ def search_rates(
     *,
     max_lr: float | None = None,
     steps: int = 100,
-    updates: Any = inf,
+    updates: float = inf,
     **options: Any,
 ) -> RateSearch:
     """Find what rates a task bears: an exponential sweep up to the edge, then a linear one to 1.5 times that.
@@ -178,26 +182,25 @@ def search_rates(
         recipe: As for `range_test`.
         max_lr: End of the linear sweep; given, there is no exploring one.
         steps: Updates of each sweep.
-        updates: That all sweeps together may take; a linear one is made again only as long as it fits.
+        updates: That all sweeps together may take; a linear one is made again only as long as half of them suffice.
         options: Further arguments of `range_test`, for the linear sweep.
     """
     began = time.perf_counter()
     exploration, spent = None, 0
+    low, high = EXPLORED
+    planned = steps * len(options.get("seeds", (0,)))
     if max_lr is None:
-        low, high = EXPLORED
         shared = {k: v for k, v in options.items() if k in ("seeds", "plan", "hooks")}
-        exploration = range_test(
-            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=EXPLORING, stop=False, **shared
+        exploration, high, spent = _explored(
+            task, recipe, low=low, high=high, steps=EXPLORING, updates=updates - planned, **shared
         )
-        spent = len(exploration.lr)
         max_lr = min(high, 1.5 * (judge(exploration).lr_edge or exploration.lr[-1]))
     curve = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
     verdict, spent = judge(curve), spent + len(curve.lr)
-    planned = steps * len(options.get("seeds", (0,)))
     for _ in range(EXTENSIONS if exploration else 0):
-        if verdict.lr_edge is not None or max_lr >= EXPLORED[1] or spent + planned > updates:
+        if verdict.lr_edge is not None or max_lr >= high or spent + planned > updates / 2:
             break
-        max_lr = min(EXPLORED[1], 3 * max_lr)
+        max_lr = min(high, 3 * max_lr)
         further = range_test(task, recipe, max_lr=max_lr, steps=steps, **options)
         spent += len(further.lr)
         if (found := judge(further)).lr_max is None:  # it rose too steeply for the network to learn at all
@@ -205,6 +208,35 @@ def search_rates(
         curve, verdict = further, found
     seconds = time.perf_counter() - began
     return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=seconds, updates=spent)
+
+
+def _explored(
+    task: Task, recipe: Recipe, *, low: float, high: float, steps: int, updates: float, **options: Any
+) -> tuple[Curve, float, int]:
+    """An exponential sweep over rates that the network bears and others; where it ends, and the updates of all made.
+
+    It is made again below its first rate where training broke down at once, and above its last where the network had
+    learned nothing or only begun to.
+    """
+    spent, planned = 0, steps * len(options.get("seeds", (0,)))
+    for move in range(1 + MOVES):
+        curve = range_test(
+            task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=steps, stop=False, **options
+        )
+        spent += len(curve.lr)
+        lr, loss = loss_levels(curve)
+        if move == MOVES or spent + planned > updates or not len(lr):
+            break
+        lowest = lr[loss.argmin()]
+        noise = np.median(np.abs(np.diff(curve.signal(column="train_loss")[1])))
+        began = lowest == lr[-1] and loss[0] - np.interp(high / 10, lr, loss) < (loss[0] - loss[-1]) / 2
+        if len(curve.lr) < planned / 2 and lowest < low * (high / low) ** 0.1:
+            low, high = low / BEYOND, 10 * low
+        elif not curve.stopped and (began or np.ptp(loss) < FLAT * noise):
+            low, high = high / 10, high * BEYOND
+        else:
+            break
+    return curve, high, spent
 
 
 def calibration(trainer: Trainer, batches: int) -> Iterator[Tensor]:
