@@ -98,6 +98,12 @@ def test_rates_that_are_far_too_small_are_left_in_strides(monkeypatch):
     assert found.updates <= 180
 
 
+def test_rates_that_are_far_too_large_are_left_in_strides(monkeypatch):
+    found = searched(monkeypatch, lambda peak, _: 1 - peak if peak < 0.9 else None, start=1e5)
+    assert 0.01 < found.max_lr < 0.9
+    assert found.updates <= 180
+
+
 def test_where_the_next_peak_breaks_down_the_run_keeps_clear_of_it(monkeypatch):
     found = searched(monkeypatch, lambda peak, _: 1 / (1 + peak) if peak < 0.5 else None, start=0.2)
     best = max(probe.max_lr for probe in found.probes if probe.loss is not None)

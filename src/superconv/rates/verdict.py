@@ -139,15 +139,16 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     )
 
 
-def loss_levels(curve: Curve) -> tuple[Array, Array]:
-    """Rates above 0 in ascending order, and the running median of the training loss there; both (k,), finite alone.
+def loss_levels(curve: Curve) -> tuple[Array, Array, float]:
+    """Rates above 0 in ascending order, the running median of the training loss there, and the loss's typical jump.
 
-    A minibatch's loss is far less noisy than its accuracy, so this says something of sweeps that are too short to
-    be judged.
+    The first two are (k,), of finite losses alone; the jump is the median from update to update. A minibatch's loss is
+    far less noisy than its accuracy, so this says something of sweeps that are too short to be judged.
     """
     lr, losses = curve.signal(column="train_loss")
     kept = np.isfinite(losses) & (lr > 0)
-    return lr[kept], _smooth(losses[kept])
+    lr, losses = lr[kept], losses[kept]
+    return lr, _smooth(losses), float(np.median(np.abs(np.diff(losses)))) if len(lr) > 1 else 0.0
 
 
 def _sweep(curve: Curve) -> _Sweep | None:

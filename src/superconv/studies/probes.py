@@ -182,8 +182,9 @@ def _at(recipe: Recipe, max_lr: float) -> Recipe:
 def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float) -> _Bracket:
     """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
 
-    Where the largest peak is the best and has hardly learned more than the one below, the rates are far too small: the
-    next is twice as many factors away, at most `STRIDE`, and the probes may use up `most`.
+    As long as the largest peak is the best, or all broke down, they may use up `most`. Where the largest has hardly
+    learned more than the one below, all were far too small, as they were far too large where all broke down: the next
+    is twice as many factors away each time, at most `STRIDE`.
     """
     known = {0: probe(0)}
 
@@ -193,11 +194,12 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: f
     best, stride = 0, 1
     while len(known) < MOST:
         below = max((k for k in known if k < best), default=None)
-        flat = best == max(known) and below is not None and loss(below) - loss(best) < LITTLE * abs(loss(best))
-        if sum(p.steps for p in known.values()) + length > (most if flat else updates):
+        broken, rising = not isfinite(loss(best)), below is not None and best == max(known)
+        if sum(p.steps for p in known.values()) + length > (most if broken or rising else updates):
             break
-        stride = min(2 * stride, STRIDE) if flat else 1
-        around = (best + stride,) if flat else (best - 1, best + 1) if isfinite(loss(best)) else (min(known) - 1,)
+        flat = rising and below is not None and loss(below) - loss(best) < LITTLE * abs(loss(best))
+        stride = min(2 * stride, STRIDE) if flat or broken else 1
+        around = (min(known) - stride,) if broken else (best + stride,) if rising else (best - 1, best + 1)
         missing = [k for k in around if k not in known]
         if not missing:
             break

@@ -224,11 +224,10 @@ def _explored(
             task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=steps, stop=False, **options
         )
         spent += len(curve.lr)
-        lr, loss = loss_levels(curve)
+        lr, loss, noise = loss_levels(curve)
         if move == MOVES or spent + planned > updates or not len(lr):
             break
         lowest = lr[loss.argmin()]
-        noise = np.median(np.abs(np.diff(curve.signal(column="train_loss")[1])))
         began = lowest == lr[-1] and loss[0] - np.interp(high / 10, lr, loss) < (loss[0] - loss[-1]) / 2
         if len(curve.lr) < planned / 2 and lowest < low * (high / low) ** 0.1:
             low, high = low / BEYOND, 10 * low
