@@ -195,7 +195,7 @@ def _sweeps(
 
 
 def _start(search: RateSearch, kind: Kind) -> float:
-    """The first peak to try: below where the loss was lowest, or where it had not yet risen, if it never clearly fell."""
+    """The first peak to try: below where the loss was lowest, or, if it never clearly fell, where it had not risen."""
     lr, loss, noise = loss_levels(search.exploration or search.curve)
     if not len(lr):
         return START if kind.heavy_ball else START_ADAPTIVE
