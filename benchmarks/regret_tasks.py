@@ -1,9 +1,10 @@
-"""What `regret.py` trains: images of several sizes, a recurrent network, a regression, and a small language model."""
+"""What `regret.py` trains: images of several sizes, networks for sequences, regressions, and a small language model."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import log
+from math import log, tau
 from pydoc_data.topics import topics
 
 import torch
@@ -109,8 +110,8 @@ class CharacterModel(nn.Module):
         return self.head(self.layers(self.embedding(characters) + self.position, mask=self.mask, is_causal=True))
 
 
-def next_character(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy per character, in nats."""
+def per_position(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy per place in a sequence, in nats."""
     return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
 
@@ -129,9 +130,93 @@ def help_text() -> Task:
         train=TensorSource(inputs[:first], targets[:first]),
         validation=TensorSource(inputs[first:last], targets[first:last]),
         test=TensorSource(inputs[last:], targets[last:]),
-        loss=next_character,
+        loss=per_position,
         metric=None,
     )
+
+
+def _made(name: str, model: Callable[[], nn.Module], inputs: Tensor, targets: Tensor, **options) -> Task:
+    """A task of made data: 70 % of it to train, 15 % each for validation and test."""
+    cuts = [0, round(0.7 * len(inputs)), round(0.85 * len(inputs)), len(inputs)]
+    train, validation, test = (TensorSource(inputs[a:b], targets[a:b]) for a, b in itertools.pairwise(cuts))
+    return Task(name=name, model=model, train=train, validation=validation, test=test, **options)
+
+
+class Forecaster(nn.Module):
+    """An LSTM: (b, t, 1) values to the (b,) next ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.head = nn.LSTM(1, 48, batch_first=True), nn.Linear(48, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The value after the last."""
+        return self.head(self.steps(values)[0][:, -1]).flatten()
+
+
+def forecast() -> Task:
+    """The next value of a noisy sine of unknown frequency and phase, from 24."""
+    draw = torch.Generator().manual_seed(6)
+    frequency, phase = (torch.rand(2500, 1, generator=draw) for _ in range(2))
+    waves = torch.sin(tau * ((0.5 + 2 * frequency) * torch.arange(25) / 12 + phase))
+    waves += 0.05 * torch.randn(waves.shape, generator=draw)
+    return _made("sines, LSTM", Forecaster, waves[:, :24, None], waves[:, 24], loss=F.mse_loss, metric=None)
+
+
+class Sorter(nn.Module):
+    """A transformer of two post-norm layers: (b, 10) numbers below 16 to (b, 10, 16) logits of the sorted ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.position = nn.Embedding(16, 48), nn.Parameter(0.02 * torch.randn(10, 48))
+        layer = nn.TransformerEncoderLayer(48, 4, 128, dropout=0.0, batch_first=True)
+        self.layers, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(48, 16)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Logits of each place."""
+        return self.head(self.layers(self.embedding(numbers) + self.position))
+
+
+def sorting() -> Task:
+    """Sort ten numbers; the metric is the share of places that are right."""
+    numbers = torch.randint(16, (6000, 10), generator=torch.Generator().manual_seed(5))
+    return _made("sorting, transformer", Sorter, numbers, numbers.sort(1).values, loss=per_position)
+
+
+class Factors(nn.Module):
+    """Matrix factorisation: (b, 2) row and column to the (b,) entries there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Embedding(300, 8), nn.Embedding(200, 8)
+        self.mean = nn.Parameter(torch.zeros(()))
+
+    def forward(self, places: Tensor) -> Tensor:
+        """The product of the two vectors, about the mean."""
+        return (self.rows(places[:, 0]) * self.columns(places[:, 1])).sum(1) + self.mean
+
+
+def ratings() -> Task:
+    """Complete a matrix of rank 4, of which a fifth is known, with noise."""
+    draw = torch.Generator().manual_seed(0)
+    rows, columns = torch.randn(300, 4, generator=draw), torch.randn(200, 4, generator=draw)
+    places = torch.stack([torch.randint(n, (12_000,), generator=draw) for n in (300, 200)], 1)
+    entries = 3 + (rows[places[:, 0]] * columns[places[:, 1]]).sum(1) + 0.3 * torch.randn(12_000, generator=draw)
+    return _made("ratings, matrix factorisation", Factors, places, entries, loss=F.mse_loss, metric=None)
+
+
+def tags() -> Task:
+    """Twelve yes or no answers about 30 numbers, by an MLP with dropout and without normalisation."""
+    draw = torch.Generator().manual_seed(7)
+    facts, mixed = torch.randn(3000, 30, generator=draw), torch.randn(30, 12, generator=draw)
+    answers = (facts @ mixed + 4 * torch.sin(2 * facts[:, :12]) > 3).float()
+
+    def model() -> nn.Module:
+        hidden = [nn.Linear(30, 128), nn.GELU(), nn.Dropout(0.2), nn.Linear(128, 128), nn.GELU(), nn.Dropout(0.2)]
+        return nn.Sequential(*hidden, nn.Linear(128, 12))
+
+    loss = F.binary_cross_entropy_with_logits
+    return _made("tags, MLP with dropout", model, facts, answers, loss=loss, metric=None)
 
 
 def _images(data: str, model: str, samples: int | None = None) -> Callable[[], Task]:
@@ -164,6 +249,18 @@ PROBLEMS: dict[str, Problem] = {
         decays=DECOUPLED_DECAYS,
         chance=log(103),
     ),
+    "forecast": Problem(make=forecast, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=0.5),
+    "sorting": Problem(
+        make=sorting,
+        epochs=10,
+        rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        seeds=5,
+        optimizer="AdamW",
+        decays=DECOUPLED_DECAYS,
+        chance=1 / 16,
+    ),
+    "ratings": Problem(make=ratings, epochs=20, rates=(0.03, 0.1, 0.3, 1.0, 3.0), batch_size=128, chance=4.1),
+    "tags": Problem(make=tags, epochs=10, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=log(2)),
     "mnist-2k": Problem(make=_images("mnist", "lenet", 2000), epochs=12, rates=_LENET, **_SMALL),
     "cifar10-5k-resnet8": Problem(make=_images("cifar10", "resnet8", 5000), epochs=4, rates=_RESNET, seeds=3, **_SMALL),
     "cifar10-5k-resnet20": Problem(
