@@ -200,7 +200,8 @@ def ratings() -> Task:
     """Complete a matrix of rank 4, of which a fifth is known, with noise."""
     draw = torch.Generator().manual_seed(0)
     rows, columns = torch.randn(300, 4, generator=draw), torch.randn(200, 4, generator=draw)
-    places = torch.stack([torch.randint(n, (12_000,), generator=draw) for n in (300, 200)], 1)
+    known = torch.randperm(60_000, generator=draw)[:12_000]
+    places = torch.stack([known // 200, known % 200], 1)
     entries = 3 + (rows[places[:, 0]] * columns[places[:, 1]]).sum(1) + 0.3 * torch.randn(12_000, generator=draw)
     return _made("ratings, matrix factorisation", Factors, places, entries, loss=F.mse_loss, metric=None)
 

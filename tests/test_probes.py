@@ -92,15 +92,23 @@ def searched(monkeypatch, loss, *, start: float, updates: int = 180, steps: int 
     return search_peak(quadratic(), recipe(steps=steps), start=start, updates=updates, plan=PLAN)
 
 
+def powers(found, length: int = 20) -> list[int]:
+    """Peaks of the probes of a length, as whole factors of the least."""
+    peaks = [probe.max_lr for probe in found.probes if probe.length == length]
+    return [round(log(peak / peaks[0]) / log(probes.FACTOR)) for peak in peaks]
+
+
 def test_rates_that_are_far_too_small_are_left_in_strides(monkeypatch):
     found = searched(monkeypatch, lambda peak, _: 1 - peak if peak < 0.9 else None, start=1e-5)
-    assert 0.01 < found.max_lr < 0.9
+    assert powers(found)[:5] == [0, 1, 3, 7, 8]
+    assert 0.1 < found.max_lr < 0.9
     assert found.updates <= 180
 
 
 def test_rates_that_are_far_too_large_are_left_in_strides(monkeypatch):
-    found = searched(monkeypatch, lambda peak, _: 1 - peak if peak < 0.9 else None, start=1e5)
-    assert 0.01 < found.max_lr < 0.9
+    found = searched(monkeypatch, lambda peak, _: 1 - peak if peak < 0.9 else None, start=1e4)
+    assert powers(found) == [0, 1, 2, 4, 8, 10]
+    assert 0.1 < found.max_lr < 0.9
     assert found.updates <= 180
 
 
@@ -109,6 +117,8 @@ def test_where_the_next_peak_breaks_down_the_run_keeps_clear_of_it(monkeypatch):
     best = max(probe.max_lr for probe in found.probes if probe.loss is not None)
     assert found.max_lr == pytest.approx(probes.AT_THE_EDGE * best)
     assert f"{probes.AT_THE_EDGE:g} times that" in found.reason
+    whole = searched(monkeypatch, lambda peak, _: 1 / (1 + peak) if peak < 0.5 else None, start=0.2, steps=20)
+    assert whole.max_lr == pytest.approx(0.2)
 
 
 def test_the_largest_peak_tried_is_not_believed_alone(monkeypatch):

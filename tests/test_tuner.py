@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from math import exp
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from small_tasks import PLAN, Quadratic, quadratic, recipe
 from torch import nn
 
 from superconv.errors import UserError
+from superconv.rates.curve import Curve
 from superconv.rates.verdict import judge
 from superconv.recipe import Recipe
 from superconv.specs import Choices
@@ -144,6 +146,8 @@ def test_the_unit_of_the_loss_moves_the_peak_and_nothing_else(unit, steps):
     counter, choices = Counter(), Choices(steps=steps, weight_decay=0.0)
     found = find_recipe(replace(quadratic(), loss=loss), choices, plan=PLAN, hooks=[counter])
     assert 0.03 < found.recipe.max_lr * unit < 10
+    swept = (found.search.exploration or found.search.curve).lr
+    assert min(swept) < found.recipe.max_lr < max(swept)
     assert counter.updates <= budget(steps)
 
 
@@ -265,3 +269,22 @@ def test_decay_falls_as_rate_length_and_momentum_grow():
     assert balanced_decay(replace(base, momentum=0.0), 32_000)[0] == pytest.approx(10 * decay, rel=0.05)
     assert balanced_decay(base, 8_000)[0] == pytest.approx(2 * decay, rel=0.05)
     assert balanced_decay(replace(base, optimizer="AdamW", max_lr=1e-3), 32_000)[0] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("losses", "where"),
+    [
+        (lambda lr: np.where(lr > 1e-4, 1.0 + 1e4 * lr, 1.0), -1),  # too large at once, and always finite
+        (lambda lr: np.ones(50), 1),  # nothing happens, without any noise
+        (lambda lr: 1 - 0.05 * lr, 1),  # learning has only begun at the end
+        (lambda lr: np.where(lr > 1, 5.0, 1 - 0.8 * np.minimum(1, lr / 1e-2)), 0),
+        (lambda lr: 1 - 0.8 * np.minimum(1, lr / 1e-2), 0),  # on its plateau to the end
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_sweep_says_where_the_rates_lie(losses, where, noise):
+    lr = np.geomspace(1e-5, 10, 50)
+    loss = losses(lr) * (1 + noise * np.random.default_rng(0).standard_normal(50))
+    none, rows = (None,) * 50, (0,) * 50
+    curve = Curve(tuple(lr), tuple(range(50)), rows, tuple(map(float, loss)), none, none, none)
+    assert sweeps._elsewhere(curve, 1e-5, 10.0) == where

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from superconv.rates.curve import Curve, merge
-from superconv.rates.verdict import judge
+from superconv.rates.verdict import judge, loss_levels
 
 LIKELY = (
     "lrRange3SS520kDropuoutFig10a",
@@ -227,3 +227,30 @@ def test_confidence_is_seeded_and_low_where_the_verdict_hangs_on_few_points():
     assert 25 < width < 40  # beside the ratio that decides
     borderline = judge(curve_of(lr, bump(lr, rise=0.01, edge=0.8) + noise(len(lr), 0.05)))
     assert borderline.confidence < 0.9
+
+
+def losses_of(lr, losses, *, seed=0, stopped=False) -> Curve:
+    curve = curve_of(lr, np.full(len(lr), 0.1), seed=seed, stopped=stopped)
+    return replace(curve, train_loss=tuple(map(float, losses)))
+
+
+EXPLORED = np.geomspace(1e-5, 10, 50)
+
+
+def test_the_level_of_the_loss_is_told_from_its_noise():
+    calm = 1 + noise(50, 0.1)
+    assert not loss_levels(losses_of(EXPLORED, calm)).fell
+    learned = calm - 0.8 * (EXPLORED > 1e-3) * (EXPLORED < 1)
+    levels = loss_levels(losses_of(EXPLORED, learned))
+    assert levels.fell
+    assert 1e-3 < levels.lowest < 1
+    assert levels.start == pytest.approx(1, abs=0.1)
+    chaos = np.where(EXPLORED > 1, 1000 * np.abs(noise(50, 1.0, seed=1)), learned)
+    assert loss_levels(losses_of(EXPLORED, chaos)).noise == pytest.approx(levels.noise, rel=0.3)
+    assert loss_levels(losses_of(EXPLORED[:4], calm[:4])) is None
+
+
+def test_no_level_beyond_the_first_loss_of_any_seed_that_is_not_finite():
+    calm, broken = np.ones(50), np.where(np.arange(50) < 30, 1.0, np.nan)
+    curve = merge([losses_of(EXPLORED, calm, seed=0), losses_of(EXPLORED, broken, seed=1, stopped=True)])
+    assert len(loss_levels(curve).lr) == 30

@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from superconv.rates.curve import Array, Curve
 
@@ -46,6 +47,7 @@ PLATEAU, FALLEN = 0.9, 0.7  # relative levels: on the plateau; outside of it
 SAFETY = 1.5  # lr_max stays this factor below the edge
 LEARNING = 100  # updates before which a network has had no time: a plateau that begins there may be wider than it looks
 CLEAR = 5.0  # standard errors between the plateau and the rest; pure noise gets there once in 100 curves
+MOVED = 2.0  # typical jumps of the training loss, by which its running median differs where it has clearly moved
 MIN_POINTS = 5  # below that not even a box can be told from noise
 MOST_BINS = 200  # longer sweeps are binned by medians: nothing is lost, and time is bounded
 RESAMPLES = 200
@@ -139,16 +141,53 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     )
 
 
-def loss_levels(curve: Curve) -> tuple[Array, Array, float]:
-    """Rates above 0 in ascending order, the running median of the training loss there, and the loss's typical jump.
+@dataclass(frozen=True)
+class LossLevels:
+    """A sweep's training loss, smoothed.
 
-    The first two are (k,), of finite losses alone; the jump is the median from update to update. A minibatch's loss is
-    far less noisy than its accuracy, so this says something of sweeps that are too short to be judged.
+    A minibatch's loss is far less noisy than its accuracy, so this says something of sweeps too short for a verdict.
+
+    Attributes:
+        lr: Rates above 0, (k,) ascending, up to the first loss that is not finite.
+        loss: Running median there, (k,).
+        start: Level before training: the median of the first five losses.
+        noise: Typical jump of the loss from update to update, as long as the level fell.
     """
+
+    lr: Array
+    loss: Array
+    start: float
+    noise: float
+
+    @property
+    def lowest(self) -> float:
+        """Rate of the lowest level."""
+        return float(self.lr[self.loss.argmin()])
+
+    @property
+    def fell(self) -> bool:
+        """Whether the level clearly fell."""
+        return bool(self.start - self.loss.min() > MOVED * self.noise)
+
+    @property
+    def risen(self) -> NDArray[np.bool_]:
+        """At which rates the level is clearly above the lowest, (k,)."""
+        risen: NDArray[np.bool_] = self.loss > self.loss.min() + MOVED * self.noise
+        return risen
+
+
+def loss_levels(curve: Curve) -> LossLevels | None:
+    """The levels of a curve's training loss, seeds averaged; None with fewer than `MIN_POINTS` finite losses."""
     lr, losses = curve.signal(column="train_loss")
-    kept = np.isfinite(losses) & (lr > 0)
-    lr, losses = lr[kept], losses[kept]
-    return lr, _smooth(losses), float(np.median(np.abs(np.diff(losses)))) if len(lr) > 1 else 0.0
+    lr, losses = lr[lr > 0], losses[lr > 0]
+    finite = np.isfinite(losses)
+    end = len(lr) if finite.all() else int(finite.argmin())
+    if end < MIN_POINTS:
+        return None
+    level = _smooth(losses[:end])
+    falling = losses[: max(MIN_POINTS, int(level.argmin()) + 1)]
+    noise = float(np.median(np.abs(np.diff(falling))))
+    return LossLevels(lr[:end], level, float(np.median(losses[:MIN_POINTS])), noise)
 
 
 def _sweep(curve: Curve) -> _Sweep | None:

@@ -28,12 +28,12 @@ from superconv.training.trainer import Trainer
 FACTOR = 3.0  # between two peaks that are tried: a parabola through three then finds the best within a tenth or so
 MOST = 12  # probes of a length, however bad the first guess
 LEAST, SHARE = 20, 1 / 16  # updates of a short probe: at least, and of those that the search may take
-FIRST = 0.45  # of the updates at most go into short probes
+FIRST = 0.45  # of the updates go into short probes, more only until a peak above the best was tried
 LONGER = 1.5  # times a short probe, at least, is a longer one
 VALIDATION_SAMPLES = 1000
 STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
-LITTLE = 0.005  # by which a loss is better at a peak three times as large, where both are far too small
+LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both are far too small
 STRIDE = 4  # factors at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
@@ -41,7 +41,7 @@ ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls, where
 STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
 FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
-AT_THE_EDGE = 0.6  # the same, where the next larger peak broke down: a longer stay bears less
+AT_THE_EDGE = 0.6  # times it at most, where the next larger peak broke down: a longer stay bears less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,14 @@ class _Bracket:
 
     @property
     def edge(self) -> bool:
-        """Whether the peak next above the best broke down."""
-        above = self.probes[(self.best or 0) + 1 :]
-        return bool(above) and above[0].loss is None
+        """Whether the best's next larger power of `FACTOR` broke down."""
+        best, above = self.probes[self.best or 0], self.probes[(self.best or 0) + 1 :]
+        return bool(above) and above[0].loss is None and above[0].max_lr < 1.1 * FACTOR * best.max_lr
+
+    @property
+    def open(self) -> bool:
+        """Whether the best is the largest that was tried."""
+        return self.best == len(self.probes) - 1
 
     @property
     def closed(self) -> bool:
@@ -182,9 +187,9 @@ def _at(recipe: Recipe, max_lr: float) -> Recipe:
 def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float) -> _Bracket:
     """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
 
-    As long as the largest peak is the best, or all broke down, they may use up `most`. Where the largest has hardly
-    learned more than the one below, all were far too small, as they were far too large where all broke down: the next
-    is twice as many factors away each time, at most `STRIDE`.
+    They may use up `most` until the peak next above the best was tried. Where the largest has hardly learned more than
+    the one below, all were far too small, as they were far too large where all broke down: the next is twice as many
+    factors away each time, at most `STRIDE`, and what is left out is halved if the best lies next to it.
     """
     known = {0: probe(0)}
 
@@ -194,16 +199,23 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: f
     best, stride = 0, 1
     while len(known) < MOST:
         below = max((k for k in known if k < best), default=None)
-        broken, rising = not isfinite(loss(best)), below is not None and best == max(known)
-        if sum(p.steps for p in known.values()) + length > (most if broken or rising else updates):
+        above = min((k for k in known if k > best), default=None)
+        broken = not isfinite(loss(best))
+        if sum(p.steps for p in known.values()) + length > (updates if above == best + 1 and not broken else most):
             break
-        flat = rising and below is not None and loss(below) - loss(best) < LITTLE * abs(loss(best))
-        stride = min(2 * stride, STRIDE) if flat or broken else 1
-        around = (min(known) - stride,) if broken else (best + stride,) if rising else (best - 1, best + 1)
-        missing = [k for k in around if k not in known]
-        if not missing:
+        flat = below is not None and loss(below) - loss(best) < LITTLE * abs(loss(best))
+        stride = min(2 * stride, STRIDE) if broken or (above is None and flat) else 1
+        if broken:
+            place = min(known) - stride
+        elif above is not None and above > best + 1:
+            place = (best + above) // 2
+        elif below is None or (above is not None and below < best - 1):
+            place = best - 1
+        elif above is None:
+            place = best + stride
+        else:
             break
-        known[missing[0]] = probe(missing[0])
+        known[place] = probe(place)
         best = min(known, key=loss)
     return _Bracket(tuple(known[k] for k in sorted(known)))
 
@@ -212,8 +224,10 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     """The best peak of the longest probes, carried over to the length of the run.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
-    stays or falls. What the probes of two lengths say counts half, and less where probes hardly differ. That the peak
-    grows faster than is usual is not believed: growth slows down, and too large a peak harms more than too small a one.
+    stays, or falls where the optimizer adapts. What the probes of two lengths say counts half, and less where probes
+    hardly differ. That the peak grows faster than is usual is not believed: growth slows down, and too large a peak
+    harms more than too small a one. So a peak next to one that broke down is lowered, and that of longer probes, where
+    no larger one was tried, is averaged with that of the short ones.
     """
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
@@ -226,12 +240,15 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
         seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
         power = min(usual, usual + (seen - usual) / 2 * min(1.0, short.sharpness / CLEAR, long.sharpness / CLEAR))
         why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
-    factor = (recipe.steps / length) ** power
-    factor = min(AT_THE_EDGE if last.edge else FARTHEST, max(1 / FARTHEST, factor))
+    factor = min(FARTHEST, max(1 / FARTHEST, (recipe.steps / length) ** power))
     reason, peak = "; ".join(map(str, (short, long) if long else (short,))), last.peak
-    if long and long.best == len(long.probes) - 1 and long.peak > short.peak:
+    if long and long.open and long.peak > short.peak:
         peak = (short.peak * long.peak) ** 0.5
         reason += f"; no larger one was tried, so between the two: {peak:.2g}"
+    if last.open and not long:
+        factor = min(factor, 1.0)
+    if last.edge and recipe.steps > length and factor > AT_THE_EDGE:
+        factor, why = AT_THE_EDGE, "a longer stay bears less, and the next larger peak broke down"
     if abs(factor - 1) > 0.005:
         reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
     return PeakSearch(max_lr=peak * factor, probes=short.probes + (long.probes if long else ()), reason=reason)

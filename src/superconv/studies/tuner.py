@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from math import exp, log2
 from typing import Any
 
-import numpy as np
-
 from superconv import optim
 from superconv.errors import UserError
 from superconv.rates.verdict import loss_levels
@@ -30,7 +28,6 @@ SWEEP = 50  # updates of the exploring sweep of a short run
 FEWEST_PROBED = 3 * LEAST  # updates of the least that brackets a peak
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
 BELOW = 1.5  # the first probe's peak lies so far below the rate at which a sweep's loss was lowest
-CLEAR = 2.0  # typical jumps of the loss from update to update, from which its running median has clearly moved
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
 SHRINKING = 0.25  # Σ decay · rate / (1 − momentum) over a run of one epoch
 DECAYS, DECOUPLED_DECAYS = (1e-6, 1e-2), (1e-2, 1e-1)  # between which a decay is chosen
@@ -196,12 +193,10 @@ def _sweeps(
 
 def _start(search: RateSearch, kind: Kind) -> float:
     """The first peak to try: below where the loss was lowest, or, if it never clearly fell, where it had not risen."""
-    lr, loss, noise = loss_levels(search.exploration or search.curve)
-    if not len(lr):
+    levels = loss_levels(search.exploration or search.curve)
+    if levels is None:
         return START if kind.heavy_ball else START_ADAPTIVE
-    fell = loss[0] - loss.min() > CLEAR * noise
-    at = loss.argmin() if fell else np.flatnonzero(loss <= loss.min() + CLEAR * noise)[-1]
-    return float(lr[at]) / BELOW
+    return (levels.lowest if levels.fell else float(levels.lr[~levels.risen][-1])) / BELOW
 
 
 def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) -> tuple[float, str]:

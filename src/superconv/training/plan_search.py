@@ -261,7 +261,7 @@ def _chosen(found: PlanSearch, samples: int) -> PlanSearch:
     eager, updates = _eager(found.trials), samples / found.batch_size
     worth = [t for t in found.trials if t.plan.compiled and updates * (eager.pace - t.pace) > 3 * t.first]
     best = min([*worth, eager], key=lambda trial: trial.pace)
-    gain = "no other is clearly faster"
+    gain = "no other pays"
     if best is not (plain := found.trials[0]):
         gain = f"{plain.pace / best.pace:.2g} times as fast as plain fp32"
     return replace(found, plan=best.plan, reason=f"{best.plan.words}: {gain}")

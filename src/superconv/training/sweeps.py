@@ -31,7 +31,6 @@ from superconv.training.trainer import Trainer
 EXPLORED = (1e-6, 10.0)  # rates between which an exploring sweep looks for the edge at first
 EXPLORING = 100  # updates of that sweep
 MOVES, BEYOND = 2, 1e6  # times that it is made again elsewhere, and how much further: losses come in all units
-FLAT = 3.0  # typical jumps of the loss from update to update, below which a sweep's levels are all alike
 EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three times as far
 
 
@@ -154,7 +153,7 @@ def explore(task: Task, recipe: Recipe, *, steps: int, updates: float = inf, **o
         recipe: As for `range_test`.
         steps: Updates of the sweep.
         updates: That it may take if it must be made again, for rates out of the usual range.
-        options: Further arguments of `range_test`.
+        options: `seeds`, `estimate`, `plan` and `hooks` of `range_test`.
     """
     began = time.perf_counter()
     low, high = EXPLORED
@@ -174,7 +173,8 @@ def search_rates(
 ) -> RateSearch:
     """Find what rates a task bears: an exponential sweep up to the edge, then a linear one to 1.5 times that.
 
-    Where the linear sweep shows no fall, it is made again three times as far, twice at most.
+    Where all rates of the first were far too large or too small, it is made again elsewhere, twice at most. Where the
+    linear sweep shows no fall, it is made again three times as far, twice at most.
     A fixed linear sweep from 0 to 3 would leave a network that diverges at 0.06 two points of a hundred.
 
     Args:
@@ -213,29 +213,35 @@ def search_rates(
 def _explored(
     task: Task, recipe: Recipe, *, low: float, high: float, steps: int, updates: float, **options: Any
 ) -> tuple[Curve, float, int]:
-    """An exponential sweep over rates that the network bears and others; where it ends, and the updates of all made.
-
-    It is made again below its first rate where training broke down at once, and above its last where the network had
-    learned nothing or only begun to.
-    """
-    spent, planned = 0, steps * len(options.get("seeds", (0,)))
+    """An exponential sweep over rates that the network bears and others; where it ends, and the updates of all made."""
+    spent, planned, went = 0, steps * len(options.get("seeds", (0,))), 0
     for move in range(1 + MOVES):
         curve = range_test(
             task, recipe, start_lr=low, max_lr=high, mode="exponential", steps=steps, stop=False, **options
         )
         spent += len(curve.lr)
-        lr, loss, noise = loss_levels(curve)
-        if move == MOVES or spent + planned > updates or not len(lr):
+        where = _elsewhere(curve, low, high)
+        if move == MOVES or spent + planned > updates or where in (0, -went):
             break
-        lowest = lr[loss.argmin()]
-        began = lowest == lr[-1] and loss[0] - np.interp(high / 10, lr, loss) < (loss[0] - loss[-1]) / 2
-        if len(curve.lr) < planned / 2 and lowest < low * (high / low) ** 0.1:
-            low, high = low / BEYOND, 10 * low
-        elif not curve.stopped and (began or np.ptp(loss) < FLAT * noise):
-            low, high = high / 10, high * BEYOND
-        else:
-            break
+        low, high, went = (low / BEYOND, 10 * low, where) if where < 0 else (high / 10, high * BEYOND, where)
     return curve, high, spent
+
+
+def _elsewhere(curve: Curve, low: float, high: float) -> int:
+    """Where the rates that a network bears lie, if not in an exponential sweep: -1 is below it, 1 above, 0 within.
+
+    Below, where nothing was learned and the loss had risen halfway; above, where nothing happened or learning had only
+    begun at the end.
+    """
+    levels, halfway = loss_levels(curve), (low * high) ** 0.5
+    if levels is None:
+        return -1 if curve.stopped else 0
+    broke = bool(curve.stopped) and levels.lr[-1] < halfway
+    if not levels.fell and (broke or levels.risen[levels.lr <= halfway][-1]):
+        return -1
+    late = np.interp(high / 10, levels.lr, levels.loss) > (levels.start + levels.loss[-1]) / 2
+    began = levels.fell and levels.lowest >= levels.lr[-2] and late
+    return int(not curve.stopped and (began or not (levels.fell or levels.risen[-1])))
 
 
 def calibration(trainer: Trainer, batches: int) -> Iterator[Tensor]:
