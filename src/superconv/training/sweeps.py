@@ -240,7 +240,7 @@ def _elsewhere(curve: Curve, low: float, high: float) -> int:
     if not levels.fell and (broke or levels.risen[levels.lr <= halfway][-1]):
         return -1
     late = np.interp(high / 10, levels.lr, levels.loss) > (levels.start + levels.loss[-1]) / 2
-    began = levels.fell and levels.lowest >= levels.lr[-2] and late
+    began = levels.fell and levels.lowest > high / 3 and late
     return int(not curve.stopped and (began or not (levels.fell or levels.risen[-1])))
 
 
