@@ -47,7 +47,7 @@ PLATEAU, FALLEN = 0.9, 0.7  # relative levels: on the plateau; outside of it
 SAFETY = 1.5  # lr_max stays this factor below the edge
 LEARNING = 100  # updates before which a network has had no time: a plateau that begins there may be wider than it looks
 CLEAR = 5.0  # standard errors between the plateau and the rest; pure noise gets there once in 100 curves
-MOVED = 2.0  # typical jumps of the training loss, by which its running median differs where it has clearly moved
+MOVED = 3.0  # typical jumps of the training loss, by which its running median differs where it has clearly moved
 MIN_POINTS = 5  # below that not even a box can be told from noise
 MOST_BINS = 200  # longer sweeps are binned by medians: nothing is lost, and time is bounded
 RESAMPLES = 200
@@ -171,8 +171,8 @@ class LossLevels:
 
     @property
     def risen(self) -> NDArray[np.bool_]:
-        """At which rates the level is clearly above the lowest, (k,)."""
-        risen: NDArray[np.bool_] = self.loss > self.loss.min() + MOVED * self.noise
+        """At which rates the level is clearly above that before training, (k,)."""
+        risen: NDArray[np.bool_] = self.loss > self.start + MOVED * self.noise
         return risen
 
 
@@ -185,7 +185,7 @@ def loss_levels(curve: Curve) -> LossLevels | None:
     if end < MIN_POINTS:
         return None
     level = _smooth(losses[:end])
-    falling = losses[: max(MIN_POINTS, int(level.argmin()) + 1)]
+    falling = losses[: max(2 * MIN_POINTS, int(level.argmin()) + 1)]
     noise = float(np.median(np.abs(np.diff(falling))))
     return LossLevels(lr[:end], level, float(np.median(losses[:MIN_POINTS])), noise)
 
