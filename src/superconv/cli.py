@@ -78,7 +78,7 @@ class RangeTest:
     task: OmitArgPrefixes[ImageTask]
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     max_lr: float | None = None
-    """End of the sweep; 3 is the paper's. None finds the edge first, by an exponential sweep."""
+    """End of the sweep; 3 is the paper's. None finds the edge first, by exponential sweeps."""
     steps: int = 100
     """Updates of the sweep; the paper's are 5,000 to 100,000."""
     start_lr: float = 0.0
