@@ -134,6 +134,19 @@ def test_the_largest_peak_tried_is_not_believed_alone(monkeypatch):
     assert "no larger one was tried" in found.reason
 
 
+def test_few_updates_left_make_two_longer_probes(monkeypatch):
+    """Short cycles that climb to 1.8 in four probes, longer ones that like 0.1 more."""
+
+    def loss(peak: float, length: int) -> float:
+        return 0.5 + 0.1 * log(peak / (1.8 if length == 20 else 0.1)) ** 2
+
+    found = searched(monkeypatch, loss, start=0.6, updates=150)
+    longer = [probe.max_lr for probe in found.probes if probe.length > 20]
+    assert longer == pytest.approx([0.6, 1.8])
+    assert found.max_lr == pytest.approx(min(longer) / probes.FACTOR**0.5)
+    assert "no smaller one was tried" in found.reason
+
+
 def picky(limit: float):
     """A loss that raises where the output is too large, as binary cross-entropy does on NaN."""
 
@@ -194,7 +207,8 @@ def test_a_preset_keeps_its_shape_under_every_peak_that_is_tried(monkeypatch):
     def probe(task, recipe, *, first_loss, **options):
         tried.append(recipe)
         first_loss[0] = 1.0
-        return Probe(max_lr=recipe.max_lr, length=20, steps=20, loss=1 + abs(log(recipe.max_lr)))
+        steps = recipe.steps
+        return Probe(max_lr=recipe.max_lr, length=steps, steps=steps, loss=1 + abs(log(recipe.max_lr)))
 
     monkeypatch.setattr(probes, "_probe", probe)
     record = Recipe.preset("record", steps=100, batch_size=32, max_lr=2.0)

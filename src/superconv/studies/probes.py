@@ -170,8 +170,8 @@ def search_peak(
         raised = next((f" ({probe.error})" for probe in short.probes if probe.error), "")
         reason = f"every probe of {length} updates broke down{raised}"
         return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
-    longer = min(recipe.steps, (updates - short.updates) // 3)
     left = updates - short.updates
+    longer = min(recipe.steps, left // (3 if left >= 3 * LONGER * length else 2))
     long = bracket(short.peak, longer, left, left) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
     return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
@@ -245,9 +245,12 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     if long and long.open and long.peak > short.peak:
         peak = (short.peak * long.peak) ** 0.5
         reason += f"; no larger one was tried, so between the two: {peak:.2g}"
+    if long and long.best == 0 and not last.edge:
+        peak /= FACTOR**0.5
+        reason += f"; no smaller one was tried, so below: {peak:.2g}"
     if last.open and not long:
         factor = min(factor, 1.0)
-    if last.edge and recipe.steps > length and factor > AT_THE_EDGE:
+    if (last.edge or (short.edge and last.open)) and recipe.steps > length and factor > AT_THE_EDGE:
         factor, why = AT_THE_EDGE, "a longer stay bears less, and the next larger peak broke down"
     if abs(factor - 1) > 0.005:
         reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
