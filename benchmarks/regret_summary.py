@@ -121,7 +121,8 @@ def plot_regrets(tasks: Mapping[str, Mapping[str, Standing]], ax: Axes | None = 
             if low is not None:
                 ax.plot([low, high], [y, y], color=COLOURS[j % 7], lw=1.2)
     ax.set_xscale("symlog", linthresh=0.5)
-    ax.set_xticks([-1, -0.3, 0, 0.3, 1, 3, 10, 30, 100], ["−1", "−0.3", "0", "0.3", "1", "3", "10", "30", "100"])
+    ticks = [-1, -0.3, 0, 0.3, 1, 3, 10, 30, 100, 1000]
+    ax.set_xticks(ticks, [f"{tick:,g}".replace("-", "−") for tick in ticks])
     ax.minorticks_off()
     ax.axvline(0, color=GREY, lw=1)
     ax.set_yticks(range(len(tasks)), list(tasks))
