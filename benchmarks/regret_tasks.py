@@ -227,6 +227,7 @@ def _images(data: str, model: str, samples: int | None = None) -> Callable[[], T
 
 
 _LENET, _RESNET = (0.003, 0.01, 0.03, 0.1, 0.3), (0.03, 0.1, 0.3, 1.0, 3.0)
+_ADAMW = {"rates": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "optimizer": "AdamW", "decays": DECOUPLED_DECAYS}
 _LARGE = {"epochs": 3, "batch_size": 128, "seeds": 3, "plan": LARGE_PLAN}
 _SMALL = {"batch_size": 64, "plan": CONV_PLAN}
 
@@ -234,32 +235,10 @@ PROBLEMS: dict[str, Problem] = {
     "digits": Problem(make=_images("digits", "mlp"), epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
     "half-digits": Problem(make=half_digits, epochs=30, rates=(0.1, 0.3, 1.0, 3.0, 10.0), chance=0.0774),
     "digits-gru": Problem(make=digit_rows, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
-    "digits-gru-adamw": Problem(
-        make=digit_rows,
-        epochs=12,
-        rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-        optimizer="AdamW",
-        decays=DECOUPLED_DECAYS,
-    ),
-    "help-text": Problem(
-        make=help_text,
-        epochs=3,
-        rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-        seeds=5,
-        optimizer="AdamW",
-        decays=DECOUPLED_DECAYS,
-        chance=log(103),
-    ),
+    "digits-gru-adamw": Problem(make=digit_rows, epochs=12, **_ADAMW),
+    "help-text": Problem(make=help_text, epochs=3, seeds=5, chance=log(103), **_ADAMW),
     "forecast": Problem(make=forecast, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=0.5),
-    "sorting": Problem(
-        make=sorting,
-        epochs=10,
-        rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-        seeds=5,
-        optimizer="AdamW",
-        decays=DECOUPLED_DECAYS,
-        chance=1 / 16,
-    ),
+    "sorting": Problem(make=sorting, epochs=10, seeds=5, chance=1 / 16, **_ADAMW),
     "ratings": Problem(make=ratings, epochs=20, rates=(0.03, 0.1, 0.3, 1.0, 3.0), batch_size=128, chance=4.1),
     "tags": Problem(make=tags, epochs=10, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=log(2)),
     "mnist-2k": Problem(make=_images("mnist", "lenet", 2000), epochs=12, rates=_LENET, **_SMALL),

@@ -181,9 +181,8 @@ def test_runs_are_made_on_a_ray_that_is_already_there(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:] + log
     runs = [json.loads(path.read_text()) for path in out.rglob("run.json")]
     assert [run["steps"] for run in runs] == [20, 20]
-    assert all(
-        f" {2 * CORES} threads" in run["machine"] for run in runs
-    )  # half of that Ray's CPUs, not of this machine
+    half = f" {2 * CORES} threads"  # of that Ray's CPUs, not of this machine
+    assert all(half in run["machine"] for run in runs)
 
 
 def test_in_this_process_too_the_rest_goes_on(tmp_path):

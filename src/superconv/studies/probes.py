@@ -189,7 +189,7 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: f
 
     They may use up `most` until the peak next above the best was tried. Where the largest has hardly learned more than
     the one below, all were far too small, as they were far too large where all broke down: the next is twice as many
-    factors away each time, at most `STRIDE`, and what is left out is halved if the best lies next to it.
+    factors away each time, at most `STRIDE`, and a gap above the best is halved until it is closed.
     """
     known = {0: probe(0)}
 
@@ -226,8 +226,9 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
     stays, or falls where the optimizer adapts. What the probes of two lengths say counts half, and less where probes
     hardly differ. That the peak grows faster than is usual is not believed: growth slows down, and too large a peak
-    harms more than too small a one. So a peak next to one that broke down is lowered, and that of longer probes, where
-    no larger one was tried, is averaged with that of the short ones.
+    harms more than too small a one. So a peak next to one that broke down is lowered; that of longer probes is averaged
+    with that of the short ones where no larger one was tried, and lowered where no smaller one was; and that of short
+    probes alone does not grow where no larger one was tried.
     """
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
