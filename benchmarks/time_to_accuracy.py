@@ -73,7 +73,8 @@ def ours(watch: Watch, epochs: float, seed: int) -> Facts:
             run = train(watch.task, found.recipe, plan=watch.plan, seed=seed, evaluations=0, hooks=[Reading(watch)])
             if run.stopped == "interrupted":
                 raise SystemExit("interrupted: what was finished is kept, and the same command goes on")
-    return {"plan_seconds": plan_seconds, "search_seconds": found.seconds}
+    chosen = {"batch_size": found.recipe.batch_size, "steps": found.recipe.steps}
+    return {"plan_seconds": plan_seconds, "search_seconds": found.seconds, **chosen}
 
 
 def cifar10(model: str) -> Task:

@@ -281,6 +281,7 @@ def test_decay_falls_as_rate_length_and_momentum_grow():
         (lambda lr: 1 - 0.05 * lr, 1),  # learning has only begun at the end
         (lambda lr: np.where(lr > 1, 5.0, 1 - 0.8 * np.minimum(1, lr / 1e-2)), 0),
         (lambda lr: 1 - 0.8 * np.minimum(1, lr / 1e-2), 0),  # on its plateau to the end
+        (lambda lr: np.where((lr > 0.1) & (lr < 1), 2.5, 1.0), 0),  # too large, and then dead at the level of chance
     ],
 )
 @pytest.mark.parametrize("noise", [0.0, 0.02])

@@ -250,6 +250,12 @@ def test_the_level_of_the_loss_is_told_from_its_noise():
     assert loss_levels(losses_of(EXPLORED[:4], calm[:4])) is None
 
 
+def test_what_is_borne_ends_at_the_first_rise():
+    died = np.where((EXPLORED > 0.1) & (EXPLORED < 1), 2.5, 1.0) + noise(50, 0.02)  # and then lies at chance again
+    assert 0.03 < loss_levels(losses_of(EXPLORED, died)).borne < 0.3
+    assert loss_levels(losses_of(EXPLORED, 1 + noise(50, 0.02))).borne == pytest.approx(10)
+
+
 def test_no_level_beyond_the_first_loss_of_any_seed_that_is_not_finite():
     calm, broken = np.ones(50), np.where(np.arange(50) < 30, 1.0, np.nan)
     curve = merge([losses_of(EXPLORED, calm, seed=0), losses_of(EXPLORED, broken, seed=1, stopped=True)])

@@ -175,6 +175,11 @@ class LossLevels:
         risen: NDArray[np.bool_] = self.loss > self.start + MOVED * self.noise
         return risen
 
+    @property
+    def borne(self) -> float:
+        """The largest rate below the first rise: a normalised network that has died comes down again to chance."""
+        return float(self.lr[max(0, int(self.risen.argmax()) - 1) if self.risen.any() else -1])
+
 
 def loss_levels(curve: Curve) -> LossLevels | None:
     """The levels of a curve's training loss, seeds averaged; None with fewer than `MIN_POINTS` finite losses."""

@@ -2,21 +2,26 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from superconv import files
 from superconv.recipe import Recipe
 from superconv.specs import Choices
+from superconv.studies.kind import kind_of
+from superconv.studies.pace import FEWEST
+from superconv.studies.probes import at_peak
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
-from superconv.studies.tuner import Found, find_recipe, outline
+from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline
 from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.plan_search import find_plan
 from superconv.training.sweeps import RateSearch
 from superconv.training.task import Task
+
+RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made again if it diverges, so much lower
 
 
 def fit(
@@ -35,6 +40,8 @@ def fit(
 ) -> Numbers:
     """Find a recipe, train by it and test once; called again on the same folder it goes on where it stopped.
 
+    A training that diverges under a peak which was found, not given, is made again under a third of it, at most twice.
+
     Args:
         task: What to train.
         folder: Gets the files of the run (docs/architecture.md lists them).
@@ -44,7 +51,7 @@ def fit(
         seed: Decides weights, order, augmentation and dropout, of the sweeps as well.
         about: Added to `run.json`.
         hooks: Look on while sweeps and training go.
-        on_found: Told the recipe before the training begins.
+        on_found: Told the recipe before each training begins.
         began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
         options: Further arguments of `superconv.training.loop.train`.
 
@@ -68,20 +75,54 @@ def fit(
             found.search.save(sweeps_file)
         if found.peak and writes():
             files.write_json(probes_file, {**asdict(found.peak), "seconds": round(found.seconds, 3)})
-    if on_found:
-        on_found(found)
-    if choices.estimate:
-        hooks = [*hooks, _estimating(found.recipe.steps, folder)]
-    return run_task(
-        final_task or task,
-        found.recipe,
-        folder,
-        plan=plan,
-        seed=seed,
-        about={"search_seconds": round(found.seconds, 3), **(about or {})},
-        hooks=hooks,
-        **options,
-    )
+    for attempt in range(1 + RETRIES):
+        if on_found:
+            on_found(found)
+        recipe, looking = found.recipe, [*hooks]
+        if choices.estimate:
+            looking.append(_estimating(recipe.steps, folder))
+        numbers = run_task(
+            final_task or task,
+            recipe,
+            folder,
+            plan=plan,
+            seed=seed,
+            about={"search_seconds": round(found.seconds, 3), **(about or {})},
+            hooks=looking,
+            **options,
+        )
+        given = recipe.reasons.get("max_lr", "given") == "given"
+        if numbers["stopped"] != "diverged" or given or attempt == RETRIES:
+            break
+        until = None if choices.minutes is None else began + 60 * choices.minutes
+        found = _milder(task, found, numbers, until=until, plan=plan)
+        if writes():
+            _put_aside(folder)
+    return numbers
+
+
+def _milder(task: Task, found: Found, numbers: Numbers, *, until: float | None, plan: ExecutionPlan) -> Found:
+    """What follows from a training that diverged: a third of its peak, in the time that is left, counted as search."""
+    recipe, reached = found.recipe, numbers["steps"]
+    reasons = {**recipe.reasons, "max_lr": f"a third of {recipe.max_lr:.3g}, which diverged at update {reached:,}"}
+    recipe = at_peak(replace(recipe, reasons=reasons), float(f"{recipe.max_lr / LOWER:.3g}"))
+    if until is not None:
+        fits = int((until - time.perf_counter()) / (numbers["seconds"] / max(1, reached)))
+        recipe = replace(recipe, steps=plan.fabric().broadcast(max(FEWEST, min(recipe.steps, fits))))
+    if reasons.get("weight_decay", "given") != "given":
+        decay, why = balanced_decay(recipe, len(task.train), kind=kind_of(task, recipe))
+        recipe = replace(recipe, weight_decay=decay, reasons={**reasons, "weight_decay": why})
+    return Found(recipe=recipe, seconds=found.seconds + numbers["seconds"])
+
+
+def _put_aside(folder: Path) -> None:
+    """Keep what a diverged training left, but for its weights, and make room for the next."""
+    kept = folder / f"diverged-{1 + len([*folder.glob('diverged-*')])}"
+    kept.mkdir()
+    for name in ("recipe.yaml", "history.jsonl", "estimate.jsonl", "run.json"):
+        if (folder / name).exists():
+            (folder / name).rename(kept / name)
+    (folder / "model.safetensors").unlink(missing_ok=True)
 
 
 def _estimating(steps: int, folder: Path) -> EstimateHook:

@@ -159,7 +159,7 @@ def search_peak(
 
     def bracket(start: float, length: int, updates: float, most: float) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = _at(replace(recipe, steps=length), start * FACTOR**k)
+            tried = at_peak(replace(recipe, steps=length), start * FACTOR**k)
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
         return _bracket(probe, length, updates, most)
@@ -177,7 +177,7 @@ def search_peak(
     return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
 
 
-def _at(recipe: Recipe, max_lr: float) -> Recipe:
+def at_peak(recipe: Recipe, max_lr: float) -> Recipe:
     """The same cycle to another peak."""
     times = max_lr / recipe.max_lr
     low, final = (rate and rate * times for rate in (recipe.base_lr, recipe.final_lr))

@@ -22,7 +22,7 @@ from superconv.training.sweeps import EXPLORING, RateSearch, explore, search_rat
 from superconv.training.task import Task, refuse_watched
 
 EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
-FEWEST_UPDATES = 700  # a batch is halved before a run of stated epochs has fewer
+FEWEST_UPDATES = 1000  # a batch is halved before a run of stated epochs has fewer
 BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
 SWEEP = 50  # updates of the exploring sweep of a short run
 FEWEST_PROBED = 3 * LEAST  # updates of the least that brackets a peak
@@ -39,9 +39,9 @@ class Found:
 
     recipe: Recipe
     search: RateSearch | None = None
-    """None where the peak was given."""
+    """None where the peak was given, or lowered after a training that diverged."""
     peak: PeakSearch | None = None
-    """None where the peak was given."""
+    """As `search`."""
     seconds: float = 0.0
 
 
@@ -196,7 +196,7 @@ def _start(search: RateSearch, kind: Kind) -> float:
     levels = loss_levels(search.exploration or search.curve)
     if levels is None:
         return START if kind.heavy_ball else START_ADAPTIVE
-    return (levels.lowest if levels.fell else float(levels.lr[~levels.risen][-1])) / BELOW
+    return (levels.lowest if levels.fell else levels.borne) / BELOW
 
 
 def _judged(task: Task, search: RateSearch, peak: PeakSearch, choices: Choices) -> tuple[float, str]:

@@ -241,7 +241,7 @@ def _elsewhere(curve: Curve, low: float, high: float) -> int:
         return -1
     late = np.interp(high / 10, levels.lr, levels.loss) > (levels.start + levels.loss[-1]) / 2
     began = levels.fell and levels.lowest > high / 3 and late
-    return int(not curve.stopped and (began or not (levels.fell or levels.risen[-1])))
+    return int(not curve.stopped and (began or not (levels.fell or levels.risen.any())))
 
 
 def calibration(trainer: Trainer, batches: int) -> Iterator[Tensor]:

@@ -1,0 +1,69 @@
+"""A fit whose training diverges is made again under a lower peak, unless the peak was given."""
+
+import time
+
+import pytest
+from small_tasks import PLAN, quadratic
+
+from superconv import files
+from superconv.recipe import Recipe
+from superconv.specs import Choices
+from superconv.studies.fit import _milder, fit
+from superconv.studies.tuner import Found
+from superconv.training.hooks import Hook
+
+
+class Breaks(Hook):
+    """Ruins the weights of so many trainings, and notes the peak of every one."""
+
+    def __init__(self, trainings: int) -> None:
+        self.left, self.peaks = trainings, []
+
+    def on_start(self, trainer) -> None:
+        if trainer.purpose == "training":
+            self.peaks.append(trainer.recipe.max_lr)
+
+    def on_update(self, trainer) -> None:
+        if trainer.purpose == "training" and trainer.step == 20 and self.left:
+            self.left -= 1
+            trainer.model.module.weight.data.fill_(float("inf"))
+
+
+def test_a_training_that_diverged_is_made_again_under_a_third_of_its_peak(tmp_path):
+    told, breaks = [], Breaks(1)
+    numbers = fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[breaks], on_found=told.append)
+    first, second = breaks.peaks
+    assert (numbers["stopped"], numbers["steps"]) == (None, 60)
+    assert second == pytest.approx(first / 3, rel=0.01)
+    kept, found = Recipe.load(tmp_path / "diverged-1" / "recipe.yaml"), Recipe.load(tmp_path / "recipe.yaml")
+    assert (kept.max_lr, found.max_lr) == (first, second)
+    assert found.reasons["max_lr"].startswith(f"a third of {first:.3g}, which diverged at update 2")
+    assert found.weight_decay == pytest.approx(3 * kept.weight_decay, rel=0.05)  # a smaller rate leaves more room
+    failed = files.read_json(tmp_path / "diverged-1" / "run.json")
+    assert failed["stopped"] == "diverged"
+    assert numbers["search_seconds"] == pytest.approx(failed["search_seconds"] + failed["seconds"], abs=0.01)
+    assert [found.search is None for found in told] == [False, True]
+    rows = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert '"step": 60' in rows[-1] or '"step":60' in rows[-1]
+    assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN) == numbers
+
+
+def test_it_ends_after_three_and_never_changes_what_was_given(tmp_path):
+    stubborn, given = Breaks(9), Breaks(9)
+    assert fit(quadratic(), tmp_path / "a", Choices(steps=60), plan=PLAN, hooks=[stubborn])["stopped"] == "diverged"
+    assert len(stubborn.peaks) == 3
+    assert len([*(tmp_path / "a").glob("diverged-*")]) == 2
+    choices = Choices(steps=60, max_lr=0.3)
+    assert fit(quadratic(), tmp_path / "b", choices, plan=PLAN, hooks=[given])["stopped"] == "diverged"
+    assert given.peaks == [0.3]
+    assert not [*(tmp_path / "b").glob("diverged-*")]
+
+
+def test_minutes_leave_a_second_training_what_the_first_did_not_take():
+    recipe = Recipe(steps=400, batch_size=32, max_lr=0.9, weight_decay=0.0, reasons={"weight_decay": "given"})
+    numbers, until = {"steps": 100, "seconds": 10.0}, time.perf_counter() + 7
+    milder = _milder(quadratic(), Found(recipe=recipe, seconds=2.0), numbers, until=until, plan=PLAN)
+    assert 50 <= milder.recipe.steps <= 70
+    assert (milder.recipe.max_lr, milder.recipe.weight_decay, milder.seconds) == (0.3, 0.0, 12.0)
+    late = _milder(quadratic(), Found(recipe=recipe), numbers, until=time.perf_counter() - 1, plan=PLAN)
+    assert late.recipe.steps == 20
