@@ -8,7 +8,7 @@ demo: $(STAMP)  ## train a digit classifier with no rate to choose, and write it
 	$(VENV)/bin/superconv fit digits --out runs/demo --overwrite
 
 test: $(STAMP) lint  ## everything that must pass before a commit
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check
