@@ -121,6 +121,41 @@ def test_where_the_next_peak_breaks_down_the_run_keeps_clear_of_it(monkeypatch):
     assert whole.max_lr == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("edge", [0.4, 0.5, 0.7, 0.85])
+def test_how_far_the_edge_is_away_is_told_by_longer_probes_closer_together(monkeypatch, edge):
+    found = searched(monkeypatch, lambda peak, _: 1 / (1 + peak) if peak < edge else None, start=0.1, updates=250)
+    best = max(probe.max_lr for probe in found.probes if probe.loss is not None)
+    assert best > edge / probes.FACTOR**0.5
+    assert found.max_lr == pytest.approx(probes.AT_THE_EDGE * best)
+    assert "tried" not in found.reason
+
+
+def test_longer_probes_leave_an_edge_that_misled(monkeypatch):
+    """Short cycles that like what lies next to the edge of 10, longer ones that like a tenth of it."""
+
+    def loss(peak: float, length: int) -> float | None:
+        return None if peak > 10 else 0.5 + 0.01 * log(peak / (5.0 if length == 20 else 0.5)) ** 2
+
+    found = searched(monkeypatch, loss, start=5.0)
+    longer = [probe.max_lr for probe in found.probes if probe.length > 20]
+    assert min(longer) < 0.6
+    assert found.max_lr < 0.6
+
+
+def test_no_peak_grows_into_what_broke_down(monkeypatch):
+    """Batch norm and much left to learn, a best peak of 0.2, and a breakdown from 0.5 on."""
+
+    def probe(task, tried, *, first_loss, **options):
+        first_loss[0], off = 1.0, log(tried.max_lr / 0.2)
+        loss = None if tried.max_lr > 0.5 else 0.9 + 0.1 * off**2
+        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=loss)
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), nn.BatchNorm1d(4)))
+    found = search_peak(task, recipe(steps=500), start=0.2, updates=180, plan=PLAN)
+    assert found.max_lr == pytest.approx(0.2, rel=0.01)
+
+
 def test_the_largest_peak_tried_is_not_believed_alone(monkeypatch):
     """Short cycles that like 0.2, longer ones whose loss still falls where the updates end."""
 

@@ -3,13 +3,13 @@
 A range test says what rates a network bears for a moment. How large a peak pays depends on how long the cycle is: a
 ResNet-20 on CIFAR-10 (batch 256) wants 0.1 for 40 updates and 0.35 for 220, a recurrent network on digits 0.26 for 20
 and 0.09 for 485. So a few short cycles are trained to their end, all from the same weights through the same batches,
-then a few longer ones about the best of them, and what the best peak did between the two lengths is carried on to the
-whole, with caution.
+then a few longer ones about the best of them, in smaller steps towards an edge that was seen, and what the best
+peak did between the two lengths is carried on to the whole, with caution.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, isinf, log
+from math import exp, inf, isfinite, isinf, log
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -76,7 +76,7 @@ class PeakSearch:
 
 @dataclass(frozen=True)
 class _Bracket:
-    """Probes of one length by rising peak, powers of `FACTOR` apart."""
+    """Probes of one length by rising peak, a `FACTOR` apart, or less where an edge is looked for."""
 
     probes: tuple[Probe, ...]
 
@@ -92,7 +92,7 @@ class _Bracket:
 
     @property
     def edge(self) -> bool:
-        """Whether the best's next larger power of `FACTOR` broke down."""
+        """Whether the next peak above the best broke down, at most a `FACTOR` away."""
         best, above = self.probes[self.best or 0], self.probes[(self.best or 0) + 1 :]
         return bool(above) and above[0].loss is None and above[0].max_lr < 1.1 * FACTOR * best.max_lr
 
@@ -103,7 +103,7 @@ class _Bracket:
 
     @property
     def closed(self) -> bool:
-        """Whether the best lies between two others that are `FACTOR` apart from it."""
+        """Whether the best lies between two others that are at most a `FACTOR` away."""
         if self.best is None or not 0 < self.best < len(self.probes) - 1:
             return False
         below, best, above = (probe.max_lr for probe in self.probes[self.best - 1 : self.best + 2])
@@ -115,10 +115,12 @@ class _Bracket:
         best = self.best or 0
         if not self.closed:
             return self.probes[best].max_lr
-        below, lowest, above = map(_loss, self.probes[best - 1 : best + 2])
-        curvature = below + above - 2 * lowest
-        shift = (below - above) / (2 * curvature) if isfinite(curvature) and curvature > 0 else 0.0
-        return float(self.probes[best].max_lr * FACTOR**shift)
+        tried = self.probes[best - 1 : best + 2]
+        (low, middle, high), (below, lowest, above) = [log(p.max_lr) for p in tried], map(_loss, tried)
+        falls, rises = (lowest - below) / (middle - low), (above - lowest) / (high - middle)
+        if not isfinite(rises - falls) or rises <= falls:
+            return self.probes[best].max_lr
+        return exp((low + middle - falls * (high - low) / (rises - falls)) / 2)
 
     @property
     def sharpness(self) -> float:
@@ -157,12 +159,12 @@ def search_peak(
     """
     first_loss = [inf]
 
-    def bracket(start: float, length: int, updates: float, most: float) -> _Bracket:
+    def bracket(start: float, length: int, updates: float, most: float, fine: int = 1) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = at_peak(replace(recipe, steps=length), start * FACTOR**k)
+            tried = at_peak(replace(recipe, steps=length), start * FACTOR ** (k / fine))
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
-        return _bracket(probe, length, updates, most)
+        return _bracket(probe, length, updates, most, gap=fine)
 
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length), updates)
@@ -172,7 +174,8 @@ def search_peak(
         return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     left = updates - short.updates
     longer = min(recipe.steps, left // (3 if left >= 3 * LONGER * length else 2))
-    long = bracket(short.peak, longer, left, left) if longer >= LONGER * length else None
+    fine = 2 if short.edge else 1
+    long = bracket(short.peak, longer, left, left, fine) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
     return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
 
@@ -184,12 +187,13 @@ def at_peak(recipe: Recipe, max_lr: float) -> Recipe:
     return replace(recipe, max_lr=max_lr, base_lr=low, final_lr=final)
 
 
-def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float) -> _Bracket:
+def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float, *, gap: int) -> _Bracket:
     """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
 
     They may use up `most` until the peak next above the best was tried. Where the largest has hardly learned more than
     the one below, all were far too small, as they were far too large where all broke down: the next is twice as many
-    factors away each time, at most `STRIDE`, and a gap above the best is halved until it is closed.
+    factors away each time, at most `STRIDE`, and a gap above the best is halved until it is closed. `gap` factors may
+    lie between the best and what did not break down.
     """
     known = {0: probe(0)}
 
@@ -207,10 +211,10 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: f
         stride = min(2 * stride, STRIDE) if broken or (above is None and flat) else 1
         if broken:
             place = min(known) - stride
-        elif above is not None and above > best + 1:
+        elif above is not None and above > best + (gap if isfinite(loss(above)) else 1):
             place = (best + above) // 2
-        elif below is None or (above is not None and below < best - 1):
-            place = best - 1
+        elif below is None or (above is not None and below < best - gap):
+            place = best - gap
         elif above is None:
             place = best + stride
         else:
@@ -227,8 +231,8 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     stays, or falls where the optimizer adapts. What the probes of two lengths say counts half, and less where probes
     hardly differ. That the peak grows faster than is usual is not believed: growth slows down, and too large a peak
     harms more than too small a one. So a peak next to one that broke down is lowered; that of longer probes is averaged
-    with that of the short ones where no larger one was tried, and lowered where no smaller one was; and that of short
-    probes alone does not grow where no larger one was tried.
+    with that of the short ones where no larger one was tried at either length, and lowered where no smaller one was.
+    None grows where short probes broke down at the next larger peak, or are alone and tried none.
     """
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
@@ -243,13 +247,13 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
         why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
     factor = min(FARTHEST, max(1 / FARTHEST, (recipe.steps / length) ** power))
     reason, peak = "; ".join(map(str, (short, long) if long else (short,))), last.peak
-    if long and long.open and long.peak > short.peak:
+    if long and long.open and long.peak > short.peak and not short.edge:
         peak = (short.peak * long.peak) ** 0.5
         reason += f"; no larger one was tried, so between the two: {peak:.2g}"
     if long and long.best == 0 and not last.edge:
         peak /= FACTOR**0.5
         reason += f"; no smaller one was tried, so below: {peak:.2g}"
-    if last.open and not long:
+    if short.edge or (last.open and not long):
         factor = min(factor, 1.0)
     if (last.edge or (short.edge and last.open)) and recipe.steps > length and factor > AT_THE_EDGE:
         factor, why = AT_THE_EDGE, "a longer stay bears less, and the next larger peak broke down"
