@@ -34,7 +34,7 @@ VALIDATION_SAMPLES = 1000
 STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both are far too small
-STRIDE = 4  # factors at most between two peaks that are tried
+STRIDE = 4  # places at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
 ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls, where nothing else is known
@@ -159,12 +159,12 @@ def search_peak(
     """
     first_loss = [inf]
 
-    def bracket(start: float, length: int, updates: float, most: float, fine: int = 1) -> _Bracket:
+    def bracket(start: float, length: int, updates: float, most: float, parts: int = 1) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = at_peak(replace(recipe, steps=length), start * FACTOR ** (k / fine))
+            tried = at_peak(replace(recipe, steps=length), start * FACTOR ** (k / parts))
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
-        return _bracket(probe, length, updates, most, gap=fine)
+        return _bracket(probe, length, updates, most, parts=parts)
 
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length), updates)
@@ -174,8 +174,8 @@ def search_peak(
         return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     left = updates - short.updates
     longer = min(recipe.steps, left // (3 if left >= 3 * LONGER * length else 2))
-    fine = 2 if short.edge else 1
-    long = bracket(short.peak, longer, left, left, fine) if longer >= LONGER * length else None
+    parts = 2 if short.edge else 1
+    long = bracket(short.peak, longer, left, left, parts) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
     return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
 
@@ -187,13 +187,13 @@ def at_peak(recipe: Recipe, max_lr: float) -> Recipe:
     return replace(recipe, max_lr=max_lr, base_lr=low, final_lr=final)
 
 
-def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float, *, gap: int) -> _Bracket:
+def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float, *, parts: int) -> _Bracket:
     """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
 
+    Their places are `parts` of a `FACTOR`, a whole one of which may lie between the best and what did not break down.
     They may use up `most` until the peak next above the best was tried. Where the largest has hardly learned more than
     the one below, all were far too small, as they were far too large where all broke down: the next is twice as many
-    factors away each time, at most `STRIDE`, and a gap above the best is halved until it is closed. `gap` factors may
-    lie between the best and what did not break down.
+    places away each time, at most `STRIDE`, and a gap above the best is halved until it is closed.
     """
     known = {0: probe(0)}
 
@@ -211,10 +211,10 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: f
         stride = min(2 * stride, STRIDE) if broken or (above is None and flat) else 1
         if broken:
             place = min(known) - stride
-        elif above is not None and above > best + (gap if isfinite(loss(above)) else 1):
+        elif above is not None and above > best + (parts if isfinite(loss(above)) else 1):
             place = (best + above) // 2
-        elif below is None or (above is not None and below < best - gap):
-            place = best - gap
+        elif below is None or (above is not None and below < best - parts):
+            place = best - parts
         elif above is None:
             place = best + stride
         else:
