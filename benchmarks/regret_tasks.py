@@ -16,7 +16,7 @@ from superconv.specs import ImageTask
 from superconv.training.task import Task, accuracy, image_task
 
 LARGE_PLAN, CONV_PLAN, SMALL_PLAN = (
-    "fp32,channels_last",
+    "bf16,channels_last",  # a third of fp32's time where the processor has it; imitated elsewhere, ten times as much
     "fp32,channels_last,threads=1",
     "fp32,channels_first,threads=1",
 )
