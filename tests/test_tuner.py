@@ -119,7 +119,7 @@ class Counter(Hook):
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
-@pytest.mark.parametrize("steps", [60, 2000, 12_000])
+@pytest.mark.parametrize("steps", [60, 2000, 6000])
 def test_the_search_stays_within_its_budget_and_gives_its_reasons(monkeypatch, steps, seeds):
     """Where only the exploring sweep shows an edge, so that the linear one is made again if the budget is large."""
 
@@ -131,7 +131,7 @@ def test_the_search_stays_within_its_budget_and_gives_its_reasons(monkeypatch, s
     choices = Choices(steps=steps, sweep_seeds=seeds)
     found = find_recipe(quadratic(), choices, plan=PLAN, hooks=[counter])
     assert found.peak.updates + found.search.updates == counter.updates <= budget(steps)
-    if (steps, seeds) == (12_000, 1):
+    if (steps, seeds) == (6000, 1):
         assert found.search.updates == sweeps.EXPLORING + 2 * 300
     assert {"max_lr", "weight_decay", "batch_size", "steps"} <= found.recipe.reasons.keys()
 
@@ -154,8 +154,8 @@ def test_the_unit_of_the_loss_moves_the_peak_and_nothing_else(unit, steps):
 
 
 def test_the_share_of_the_search_is_the_users():
-    found = find_recipe(quadratic(), steps=2000, search=0.25, plan=PLAN)
-    assert budget(2000) < found.peak.updates + found.search.updates <= 500
+    found = find_recipe(quadratic(), steps=2000, search=0.15, plan=PLAN)
+    assert 200 < found.peak.updates + found.search.updates <= 300
     with pytest.raises(UserError, match="search"):
         find_recipe(quadratic(), search=-1, plan=PLAN)
 

@@ -136,7 +136,7 @@ class Choices:
     """Measure the Hessian-free estimate of the rate as well, in the range test and in the training."""
     max_lr_from: Literal["range_test", "both"] = "range_test"
     """What the peak comes from: range test and short cycles, or the Hessian-free estimate where that is smaller."""
-    search: float = 0.15
+    search: float = 0.3
     """Share of the training's updates that the search may take; 200 updates at least."""
     recipe_file: Annotated[str | None, arg(name="recipe", metavar="PATH")] = None
     """A recipe.yaml, whole or in part. What it has is not searched, where no other option gives it; its length counts

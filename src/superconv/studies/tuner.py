@@ -23,7 +23,7 @@ from superconv.training.task import Task, refuse_watched
 
 EPOCHS, MIN_STEPS = 12, 500  # length of a training that nobody gave a length
 FEWEST_UPDATES = 1000  # a batch is halved before a run of stated epochs has fewer
-BUDGET, LEAST_BUDGET = 0.15, 200  # of the training's updates, and updates, that a search may take
+BUDGET, LEAST_BUDGET = 0.3, 200  # of the training's updates, and updates, that a search may take
 SWEEP = 50  # updates of the exploring sweep of a short run
 FEWEST_PROBED = 3 * LEAST  # updates of the least that brackets a peak
 LONG = 500  # updates of budget from which the paper's linear range test is affordable beside the probes
