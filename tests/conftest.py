@@ -1,6 +1,7 @@
 """Fixtures: real data and the author's logs, where a machine has them."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ settings.load_profile("superconv")
 # The networks here are tiny: more threads only wait for each other. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A job that a script puts in the background ignores SIGINT, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(os.environ.get("SUPERCONV_SHARED", Path(__file__).parents[2] / "shared"))
 
