@@ -247,6 +247,6 @@ PROBLEMS: dict[str, Problem] = {
         make=_images("cifar10", "resnet20", 5000), epochs=4, rates=_RESNET, seeds=3, **_SMALL
     ),
     "mnist": Problem(make=_images("mnist", "lenet"), rates=_LENET, **_LARGE),
-    "cifar10-resnet8": Problem(make=_images("cifar10", "resnet8"), rates=_RESNET, **_LARGE),
+    "cifar10-resnet8": Problem(make=_images("cifar10", "resnet8"), rates=_RESNET, **_LARGE | {"plan": CONV_PLAN}),
     "cifar10-resnet20": Problem(make=_images("cifar10", "resnet20"), rates=_RESNET, **_LARGE),
 }
