@@ -65,7 +65,7 @@ def test_fit_says_what_it_decided_and_why(fitted, width, monkeypatch):
     terminal = Console(width=width, file=StringIO(), record=True)
     monkeypatch.setattr(common, "console", terminal)
     recipe, probes = Recipe.load(fitted / "recipe.yaml"), json.loads((fitted / "probes.json").read_text())
-    recipe = replace(recipe, reasons={**recipe.reasons, "dropout": "0.1, as the network has it"})
+    recipe = replace(recipe, dropout=0.1, reasons={**recipe.reasons, "dropout": "as the network has it"})
     made = tuple(Probe(**probe) for probe in probes["probes"])
     peak = PeakSearch(max_lr=probes["max_lr"], probes=made, reason=probes["reason"])
     _announce(Found(recipe=recipe, search=RateSearch.load(fitted / "range_test.json"), peak=peak, seconds=1.2))

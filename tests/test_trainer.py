@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_tasks import quadratic
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.overrides import TorchFunctionMode
 
 from superconv.data.randomness import Stream, random_bits
+from superconv.models.dropout import dropout_rates
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 from superconv.training.estimate import EstimateHook, Estimation
@@ -77,6 +79,18 @@ def test_an_update_brings_no_tensor_of_its_own_to_the_device():
         assert scores.sums.is_meta
         assert random_bits(0, Stream.FIRST_FLIP, 0, torch.empty(4, dtype=torch.int64, device="meta")).is_meta
     assert transfers.count == 0
+
+
+def test_a_recipe_s_dropout_is_the_most_of_every_layer():
+    layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.3)
+    model = nn.Sequential(layer, nn.GRU(8, 8, num_layers=2, dropout=0.4), nn.Dropout2d(0.05))
+    assert dropout_rates(model) == (0.05, 0.3, 0.4)
+    task = replace(quadratic(), model=lambda: model)
+    Trainer(task, recipe(), plan=CPU)
+    assert dropout_rates(model) == (0.05, 0.3, 0.4)
+    Trainer(task, recipe(dropout=0.1), plan=CPU)
+    assert dropout_rates(model) == (0.05, 0.1)
+    assert (layer.self_attn.dropout, model[1].dropout) == (0.1, 0.1)
 
 
 def test_scores_are_means_over_samples_of_batches_of_any_size():

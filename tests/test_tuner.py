@@ -223,10 +223,26 @@ def test_what_is_not_searched_has_its_reasons_too():
     reasons = find_recipe(dropping, Choices(steps=50, max_lr=0.1), plan=PLAN).recipe.reasons
     assert "least" in reasons["batch_size"]
     assert reasons["momentum"] == "preset paper: against the rate"
-    assert reasons["dropout"].startswith("0.2")
+    assert reasons["dropout"] == "5.33 epochs at large rates have no use for the network's 0.2"
     assert find_recipe(dropping, Choices(max_lr=0.1, momentum=0.9), plan=PLAN).recipe.reasons["momentum"] == "given"
     plain = find_recipe(dropping, Choices(max_lr=0.1, optimizer="Adagrad"), plan=PLAN)
     assert plain.recipe.reasons["momentum"] == "not used by Adagrad"
+
+
+def test_dropout_is_what_the_epochs_leave_room_for():
+    dropping = replace(quadratic(320), model=lambda: nn.Sequential(Quadratic(), nn.Dropout(0.2), nn.Dropout(0.1)))
+    recipes = [find_recipe(dropping, plan=PLAN, batch_size=32, max_lr=0.1, epochs=epochs).recipe for epochs in (4, 40)]
+    assert [recipe.dropout for recipe in recipes] == [0.1, 0.2]
+    assert recipes[1].reasons["dropout"] == "as the network has it"
+    probed = find_recipe(dropping, plan=PLAN, batch_size=32, epochs=4, optimizer="AdamW")
+    assert probed.recipe.dropout == 0.1
+    pinned = find_recipe(dropping, plan=PLAN, max_lr=0.1, epochs=4, dropout=0.15).recipe
+    assert (pinned.dropout, pinned.reasons["dropout"]) == (0.15, "given")
+    without = find_recipe(quadratic(320), plan=PLAN, max_lr=0.1, epochs=4).recipe
+    assert without.dropout is None
+    assert "dropout" not in without.reasons
+    unused = find_recipe(quadratic(320), plan=PLAN, max_lr=0.1, epochs=4, dropout=0.3).recipe
+    assert unused.reasons["dropout"].endswith("no layers of it")
 
 
 def test_automatic_batches_divide_among_processes_and_parts(monkeypatch):

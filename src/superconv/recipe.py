@@ -56,6 +56,8 @@ class Recipe:
     optimizer_args: Mapping[str, Any] = field(default_factory=lambda: {"nesterov": True})
     """Further arguments of that class; `caffe_multipliers: true` gives biases of convolutions and linear layers twice
     the rate and those of convolutions no decay, as in the paper's runs."""
+    dropout: float | None = None
+    """Dropout that no layer of the network exceeds; none leaves the network's own."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     clip_norm: float | None = None
@@ -77,6 +79,8 @@ class Recipe:
             raise UserError(f"max_lr must be a positive number, not {self.max_lr}")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if self.dropout is not None and not 0 <= self.dropout <= 1:
+            raise UserError(f"dropout must be in [0, 1], not {self.dropout}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
         try:

@@ -118,6 +118,8 @@ class Choices:
     """Momentum at the feet of the cycle; none takes the preset's."""
     min_momentum: float | None = None
     """Momentum at the peak; none takes the preset's."""
+    dropout: float | None = None
+    """Dropout that no layer of the network exceeds; none lowers what is more than the epochs leave room for."""
     preset: str = "paper"
     """`paper` (symmetric cycle, cyclical momentum) or `record` (early peak, constant momentum)."""
     schedule: ScheduleName = "one_cycle"
@@ -190,7 +192,7 @@ class Choices:
     def _fields(self) -> dict[str, Any]:
         given = {
             name: value
-            for name in ("weight_decay", "momentum", "min_momentum")
+            for name in ("weight_decay", "momentum", "min_momentum", "dropout")
             if (value := getattr(self, name)) is not None
         }
         if self.momentum is not None and self.min_momentum is None:
@@ -275,8 +277,8 @@ class RunSpec:
     """Measure the curvature estimate every so many updates (`estimate.jsonl`); 0 does not."""
 
     def plain(self) -> dict[str, Any]:
-        """The spec as plain values; the recipe without its reasons, which change nothing."""
-        recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons"}
+        """The spec as plain values; the recipe without its reasons, which change nothing, nor a dropout left alone."""
+        recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons" and (k, v) != ("dropout", None)}
         names = ("seed", "device", "plan", "evaluations", "evaluation_samples", "estimate")
         rest = {k: getattr(self, k) for k in names}
         kind = {} if self.kind == "training" else {"kind": self.kind}

@@ -100,19 +100,19 @@ def print_verdict(verdict: Verdict) -> None:
     Console().print(table)
 
 
-def print_recipe(recipe: "Recipe", **others: float) -> None:
-    """Print a recipe with its reasons, in process 0 only; `others` are settings that it has no field for."""
+def print_recipe(recipe: "Recipe") -> None:
+    """Print a recipe with its reasons, in process 0 only."""
     from superconv.studies.runner import writes
 
     if not writes():
         return
-    values = {**vars(recipe), **{name: "–" for name in recipe.reasons if not hasattr(recipe, name)}, **others}
+    values = {**vars(recipe), **{name: "–" for name in recipe.reasons if not hasattr(recipe, name)}}
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), highlight=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in values.items():
-        if name in TOLD or name in others or name in recipe.reasons:
+        if name in TOLD or name in recipe.reasons:
             words, reason = _told(recipe, name, value)
             table.add_row(f"  {name}", words, Text(recipe.reasons.get(name, reason).replace("; ", ";\n")))
     console.print(table)

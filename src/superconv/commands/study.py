@@ -101,8 +101,7 @@ def balance(command: cli.Balance, line: str) -> None:
     page = write_balance(result, command.out / "report.html", command=line)
     _, headline, detail = summary(result)
     console.print(f"{headline}. {detail}", highlight=False)
-    dropout = result.chosen.setting.dropout
-    print_recipe(result.recipe, **({} if dropout is None else {"dropout": dropout}))
+    print_recipe(result.recipe)
     reached, chance = score(result.metric, result.chosen.accuracy), score(result.metric, result.margin)
     words = f"validation {result.metric} {reached} on {result.images} images; {chance} more or less may be chance"
     console.print(words, highlight=False)

@@ -30,6 +30,7 @@ SETTINGS = {  # what the fields of a recipe mean, where it does not say why they
     "weight_decay": "per update, times the rate",
     "optimizer": "class of torch.optim",
     "optimizer_args": "its further arguments",
+    "dropout": "of any layer of the network, at most",
     "label_smoothing": "share of the target spread over all classes",
     "clip_norm": "largest norm of the gradient",
     "accumulate": "parts in which the gradient of an update is computed",

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from superconv import optim
+from superconv.models.dropout import dropout_rates
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.training.task import Task
@@ -59,6 +59,6 @@ def _kind(model: nn.Module, optimizers: Sequence[Optimizer]) -> Kind:
             isinstance(optimizer, DECOUPLED) or optimizer.param_groups[0].get("decoupled_weight_decay")
             for optimizer in optimizers
         ),
-        dropout=tuple(sorted({m.p for m in model.modules() if isinstance(m, _DropoutNd) and m.p})),
+        dropout=dropout_rates(model),
         normalises=any("norm" in type(module).__name__.lower() for module in model.modules()),
     )

@@ -67,6 +67,7 @@ class Trials:
             max_lr=setting.max_lr,
             weight_decay=setting.weight_decay,
             momentum=setting.momentum,
+            dropout=setting.dropout,
         )
 
     def task_of(self, setting: Setting) -> ImageTask:

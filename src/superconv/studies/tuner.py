@@ -30,6 +30,7 @@ LONG = 500  # updates of budget from which the paper's linear range test is affo
 BELOW = 1.5  # the first probe's peak lies so far below the rate at which a sweep's loss was lowest
 START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
 SHRINKING = 0.25  # Σ decay · rate / (1 − momentum) over a run of one epoch
+DROPOUT = 0.05  # of a run of one epoch, at most
 DECAYS, DECOUPLED_DECAYS = (1e-6, 1e-2), (1e-2, 1e-1)  # between which a decay is chosen
 
 
@@ -86,16 +87,18 @@ def find_recipe(
         total = pace.updates(until - time.perf_counter(), plan)
         steps = max(FEWEST, int(total / (1 + choices.search)))
         least = min(LEAST_BUDGET, max(SWEEP + FEWEST_PROBED, int(BUDGET * total)))
+    whole = replace(trial, steps=max(FEWEST, steps))
+    choices, reasons = _unsearched(task, whole, choices, kind)
     search, peak, max_lr, why = None, None, choices.max_lr, "given"
     if max_lr is None:
-        whole = replace(trial, steps=max(FEWEST, steps))
+        whole = replace(whole, dropout=choices.dropout)
         options: dict[str, Any] = {"plan": plan, "seed": seed, "hooks": hooks}
         allowed = budget(steps, share=choices.search, least=least)
         search = _sweeps(task, whole, choices, allowed=allowed, **options)
         start, left = _start(search, kind), allowed - search.updates
         peak = search_peak(task, whole, start=start, updates=left, **options)
         max_lr, why = _judged(task, search, peak, choices)
-    reasons = {**_reasons(task, trial, choices, kind), "max_lr": why, "weight_decay": "given"}
+    reasons |= {"max_lr": why, "weight_decay": "given"}
     reasons["steps"] = f"{steps * trial.batch_size / samples:.3g} epochs of {samples} samples"
     if pace:
         steps = pace.updates(until - time.perf_counter(), plan)
@@ -158,6 +161,23 @@ def balanced_decay(recipe: Recipe, samples: int, *, kind: Kind | None = None) ->
     decay = float(f"{decay:.2g}")
     shrink = 1 - exp(-decay * travelled)
     return decay, f"weights that get no gradient shrink by {shrink:.0%} over the run's {epochs:.3g} epochs"
+
+
+def balanced_dropout(own: Sequence[float], epochs: float) -> tuple[float, str]:
+    """The most dropout that a run leaves room for, and why (section 5 of the paper: large rates regularize).
+
+    Dropout keeps a network from learning samples by heart, for which a short run has no time: what pays grows with the
+    root of the passes over the data, as the decay's effect does (`docs/regret.md`). The network's own is lowered where
+    it is more, never raised.
+
+    Args:
+        own: Rates of the network's layers, ascending.
+        epochs: Of the run.
+    """
+    most = float(f"{DROPOUT * epochs**0.5:.2g}")
+    if own[-1] <= most:
+        return own[-1], "as the network has it"
+    return most, f"{epochs:.3g} epochs at large rates have no use for the network's {own[-1]:g}"
 
 
 def budget(steps: int, *, share: float = BUDGET, least: int = LEAST_BUDGET) -> int:
@@ -231,20 +251,22 @@ def _batch(samples: int, choices: Choices) -> tuple[int, str]:
     return size, reason
 
 
-def _reasons(task: Task, trial: Recipe, choices: Choices, kind: Kind) -> dict[str, str]:
-    """Why what is not searched has its values."""
+def _unsearched(task: Task, whole: Recipe, choices: Choices, kind: Kind) -> tuple[Choices, dict[str, str]]:
+    """The choices with what follows from the task and the length alone, and why what is not searched has its values."""
     reasons = {"batch_size": _batch(len(task.train), choices)[1], "momentum": "given"}
     if not kind.momentum:
         reasons["momentum"] = f"not used by {' and '.join(kind.optimizers)}"
     elif choices.momentum is None and choices.min_momentum is None:
-        course = "constant" if trial.momentum_schedule() is None else "against the rate"
+        course = "constant" if whole.momentum_schedule() is None else "against the rate"
         reasons["momentum"] = f"preset {choices.preset}: {course}"
     if task.optimizer is not optim.make:
         reasons["optimizer"] = f"the task's own instead: {' and '.join(kind.optimizers)}"
-    if kind.dropout:
-        rates = ", ".join(f"{rate:g}" for rate in kind.dropout)
-        reasons["dropout"] = f"{rates}, as the network has it; `superconv balance` varies it"
-    return reasons
+    if choices.dropout is not None:
+        reasons["dropout"] = "given" if kind.dropout else "given, but the network has no layers of it"
+    elif kind.dropout:
+        dropout, reasons["dropout"] = balanced_dropout(kind.dropout, whole.steps * whole.batch_size / len(task.train))
+        choices = replace(choices, dropout=dropout)
+    return choices, reasons
 
 
 def _steps(choices: Choices, samples: int, batch_size: int) -> int:

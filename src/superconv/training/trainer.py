@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from superconv.data import Source
 from superconv.data.sampling import Draw, Order, in_order
 from superconv.errors import UserError
+from superconv.models.dropout import limit_dropout
 from superconv.optim import unfuse
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.rates.schedules import Schedule
@@ -53,6 +54,8 @@ class Trainer:
         self.device = self.fabric.device
         torch.manual_seed(seed)
         model = task.model()
+        if recipe.dropout is not None:
+            limit_dropout(model, recipe.dropout)
         if plan.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.compiled:  # replayed CUDA graphs write over gradients that must last for several parts
