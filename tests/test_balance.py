@@ -162,7 +162,7 @@ def test_dropout_is_varied_where_the_network_takes_it(tmp_path):
     asked = replace(QUICK, axes=("dropout",), weight_decay=(1e-4,), max_lr=(0.1,), steps=20, sweep_steps=20)
     result = balance(task, asked, RECIPE, tmp_path, plan="fp32", device="cpu")
     assert [t.setting.dropout for t in result.others["dropout"]] == [0.0, 0.1, 0.2]
-    assert result.task["model_args"].get("dropout", 0.0) == result.chosen.setting.dropout
+    assert result.task["model_args"].get("dropout", 0.0) == result.recipe.dropout == result.chosen.setting.dropout
     assert result.task["model_args"]["width"] == 0.25
 
 
