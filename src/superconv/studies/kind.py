@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from superconv import optim
@@ -31,6 +32,8 @@ class Kind:
     """Whether the decay of all is apart from the gradient, as AdamW's."""
     normalises: bool
     """Whether any layer does; then the weights' scale is free, grows with the rate, and tames it."""
+    batch_norm: bool
+    """Whether any does over the batch, as in networks whose every weight but the last has a free scale."""
     dropout: tuple[float, ...]
     """Rates of its dropout layers, ascending, each once."""
 
@@ -60,5 +63,6 @@ def _kind(model: nn.Module, optimizers: Sequence[Optimizer]) -> Kind:
             for optimizer in optimizers
         ),
         dropout=dropout_rates(model),
+        batch_norm=any(isinstance(module, _BatchNorm) for module in model.modules()),
         normalises=any("norm" in type(module).__name__.lower() for module in model.modules()),
     )

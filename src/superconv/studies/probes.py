@@ -37,7 +37,7 @@ LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both a
 STRIDE = 4  # places at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
-ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls, where nothing else is known
+ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls without batch norm
 STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
 FARTHEST = 4.0  # times the probes' best peak, or a part of it, at most
@@ -228,7 +228,7 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     """The best peak of the longest probes, carried over to the length of the run.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
-    stays, or falls where the optimizer adapts. What the probes of two lengths say counts half, and less where probes
+    stays, or falls where the optimizer adapts and no batch norm frees the weights' scale. What the probes of two lengths say counts half, and less where probes
     hardly differ. That the peak grows faster than is usual is not believed: growth slows down, and too large a peak
     harms more than too small a one. So a peak next to one that broke down is lowered; that of longer probes is averaged
     with that of the short ones where no larger one was tried at either length, and lowered where no smaller one was.
@@ -237,7 +237,7 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     last = long or short
     length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
     remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
-    usual = 0.0 if kind.heavy_ball else -ADAPTIVE_FALL
+    usual = 0.0 if kind.heavy_ball or kind.batch_norm else -ADAPTIVE_FALL
     if kind.normalises:
         usual += GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
