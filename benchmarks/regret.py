@@ -15,11 +15,12 @@ before the next run, and a later call goes on.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import records
+from regret_further import FURTHER
 from regret_methods import METHODS, MISSING, Ready, grid
 from regret_summary import GRID, ORACLE, mean_ranks, oracle, plot_regrets, pooled, standings, top_settings
 from regret_tasks import PROBLEMS, Problem
@@ -34,6 +35,7 @@ from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 
 GRID_SEED = 1000  # apart from the fresh seeds 0, 1, …
+TASKS = PROBLEMS | FURTHER
 REQUIRED = {"steps": 100, "batch_size": 1, "max_lr": 1.0}
 DEFAULTS = {k: v for k, v in plain(Recipe(**REQUIRED)).items() if k not in REQUIRED}  # rows leave them out
 
@@ -82,7 +84,7 @@ def measure(problem: Problem, method: str, seed: int, prepare: Callable[[], Read
 
 def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], bool]) -> None:
     """Make what is missing of a task's rows."""
-    problem, path = PROBLEMS[name], given.out / f"{name}.json"
+    problem, path = TASKS[name], given.out / f"{name}.json"
     task = problem.make()
     stored = json.loads(path.read_text()) if path.exists() else {}
     rows = stored.setdefault("rows", [])
@@ -108,11 +110,11 @@ def shown(interval: tuple[float, float | None, float | None]) -> str:
     return f"{mean:.3g}" if low is None else f"{mean:.3g} ({low:.3g} to {high:.3g})"
 
 
-def show(folder: Path, figure: Path) -> None:
-    """Print the tables and draw the figure, from the JSON alone."""
+def show(problems: Iterable[str], folder: Path, figure: Path) -> None:
+    """Print the tables of some tasks and draw their figure, from the JSON alone."""
     console, tasks, classification = Console(width=150), {}, []
     table = Table("task", "method", "test accuracy (%) or loss", "regret, points or %", "search, % of updates", "seeds")
-    for name in PROBLEMS:
+    for name in problems:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
@@ -144,8 +146,6 @@ def show(folder: Path, figure: Path) -> None:
         at = f"{sum(regrets[worst]) / len(regrets[worst]):.3g} ({worst})" if worst else ""
         summary.add_row(method, shown(pooled(list(regrets.values()))) if regrets else "", at, f"{rank:.2f}")
     console.print(summary)
-    for name, reason in MISSING.items():
-        console.print(f"{name} is missing: {reason}")
     if tasks:
         figure.parent.mkdir(parents=True, exist_ok=True)
         plot_regrets(tasks).get_figure().savefig(figure, dpi=150)
@@ -159,19 +159,22 @@ def grid_rows(rows: list[dict]) -> list[dict]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=[ORACLE, *METHODS], default=[ORACLE, *METHODS])
     parser.add_argument("--seeds", type=int, help="fresh seeds 0, 1, …; not given, each task's own number")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--show", action="store_true", help="only print and draw what is there")
     parser.add_argument("--out", type=Path, default=Path("results/regret"))
-    parser.add_argument("--figure", type=Path, default=Path("docs/figures/regret.png"))
+    parser.add_argument("--figures", type=Path, default=Path("docs/figures"))
     given = parser.parse_args()
     end = time.perf_counter() + 60 * given.minutes
     if not given.show:
         for name in given.tasks:
             run_task(name, given, lambda: time.perf_counter() > end)
-    show(given.out, given.figure)
+    for problems, figure in ((PROBLEMS, "regret"), (FURTHER, "regret-further")):
+        show(problems, given.out, given.figures / f"{figure}.png")
+    for name, reason in MISSING.items():
+        print(f"{name} is missing: {reason}")
 
 
 if __name__ == "__main__":

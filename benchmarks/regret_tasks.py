@@ -135,7 +135,7 @@ def help_text() -> Task:
     )
 
 
-def _made(name: str, model: Callable[[], nn.Module], inputs: Tensor, targets: Tensor, **options) -> Task:
+def made(name: str, model: Callable[[], nn.Module], inputs: Tensor, targets: Tensor, **options) -> Task:
     """A task of made data: 70 % of it to train, 15 % each for validation and test."""
     cuts = [0, round(0.7 * len(inputs)), round(0.85 * len(inputs)), len(inputs)]
     train, validation, test = (TensorSource(inputs[a:b], targets[a:b]) for a, b in itertools.pairwise(cuts))
@@ -160,7 +160,7 @@ def forecast() -> Task:
     frequency, phase = (torch.rand(2500, 1, generator=draw) for _ in range(2))
     waves = torch.sin(tau * ((0.5 + 2 * frequency) * torch.arange(25) / 12 + phase))
     waves += 0.05 * torch.randn(waves.shape, generator=draw)
-    return _made("sines, LSTM", Forecaster, waves[:, :24, None], waves[:, 24], loss=F.mse_loss, metric=None)
+    return made("sines, LSTM", Forecaster, waves[:, :24, None], waves[:, 24], loss=F.mse_loss, metric=None)
 
 
 class Sorter(nn.Module):
@@ -180,7 +180,7 @@ class Sorter(nn.Module):
 def sorting() -> Task:
     """Sort ten numbers; the metric is the share of places that are right."""
     numbers = torch.randint(16, (6000, 10), generator=torch.Generator().manual_seed(5))
-    return _made("sorting, transformer", Sorter, numbers, numbers.sort(1).values, loss=per_position)
+    return made("sorting, transformer", Sorter, numbers, numbers.sort(1).values, loss=per_position)
 
 
 class Factors(nn.Module):
@@ -203,7 +203,7 @@ def ratings() -> Task:
     known = torch.randperm(60_000, generator=draw)[:12_000]
     places = torch.stack([known // 200, known % 200], 1)
     entries = 3 + (rows[places[:, 0]] * columns[places[:, 1]]).sum(1) + 0.3 * torch.randn(12_000, generator=draw)
-    return _made("ratings, matrix factorisation", Factors, places, entries, loss=F.mse_loss, metric=None)
+    return made("ratings, matrix factorisation", Factors, places, entries, loss=F.mse_loss, metric=None)
 
 
 def tags() -> Task:
@@ -217,7 +217,7 @@ def tags() -> Task:
         return nn.Sequential(*hidden, nn.Linear(128, 12))
 
     loss = F.binary_cross_entropy_with_logits
-    return _made("tags, MLP with dropout", model, facts, answers, loss=loss, metric=None)
+    return made("tags, MLP with dropout", model, facts, answers, loss=loss, metric=None)
 
 
 def _images(data: str, model: str, samples: int | None = None) -> Callable[[], Task]:
@@ -227,7 +227,7 @@ def _images(data: str, model: str, samples: int | None = None) -> Callable[[], T
 
 
 _LENET, _RESNET = (0.003, 0.01, 0.03, 0.1, 0.3), (0.03, 0.1, 0.3, 1.0, 3.0)
-_ADAMW = {"rates": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "optimizer": "AdamW", "decays": DECOUPLED_DECAYS}
+ADAMW = {"rates": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "optimizer": "AdamW", "decays": DECOUPLED_DECAYS}
 _LARGE = {"epochs": 3, "batch_size": 128, "seeds": 3, "plan": LARGE_PLAN}
 _SMALL = {"batch_size": 64, "plan": CONV_PLAN}
 
@@ -235,10 +235,10 @@ PROBLEMS: dict[str, Problem] = {
     "digits": Problem(make=_images("digits", "mlp"), epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
     "half-digits": Problem(make=half_digits, epochs=30, rates=(0.1, 0.3, 1.0, 3.0, 10.0), chance=0.0774),
     "digits-gru": Problem(make=digit_rows, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
-    "digits-gru-adamw": Problem(make=digit_rows, epochs=12, **_ADAMW),
-    "help-text": Problem(make=help_text, epochs=3, seeds=5, chance=log(103), **_ADAMW),
+    "digits-gru-adamw": Problem(make=digit_rows, epochs=12, **ADAMW),
+    "help-text": Problem(make=help_text, epochs=3, seeds=5, chance=log(103), **ADAMW),
     "forecast": Problem(make=forecast, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=0.5),
-    "sorting": Problem(make=sorting, epochs=10, seeds=5, chance=1 / 16, **_ADAMW),
+    "sorting": Problem(make=sorting, epochs=10, seeds=5, chance=1 / 16, **ADAMW),
     "ratings": Problem(make=ratings, epochs=20, rates=(0.03, 0.1, 0.3, 1.0, 3.0), batch_size=128, chance=4.1),
     "tags": Problem(make=tags, epochs=10, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=log(2)),
     "mnist-2k": Problem(make=_images("mnist", "lenet", 2000), epochs=12, rates=_LENET, **_SMALL),

@@ -228,10 +228,11 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     """The best peak of the longest probes, carried over to the length of the run.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
-    stays, or falls where the optimizer adapts and no batch norm frees the weights' scale. What the probes of two lengths say counts half, and less where probes
-    hardly differ. That the peak grows faster than is usual is not believed: growth slows down, and too large a peak
-    harms more than too small a one. So a peak next to one that broke down is lowered; that of longer probes is averaged
-    with that of the short ones where no larger one was tried at either length, and lowered where no smaller one was.
+    stays, or falls where the optimizer adapts and no batch norm frees the weights' scale. What the probes of two
+    lengths say counts half, and less where probes hardly differ. That the peak grows faster than is usual is not
+    believed: growth slows down, and too large a peak harms more than too small a one. So a peak next to one that broke
+    down is lowered; that of longer probes is averaged with that of the short ones where no larger one was tried at
+    either length, and lowered where no smaller one was.
     None grows where short probes broke down at the next larger peak, or are alone and tried none.
     """
     last = long or short
