@@ -179,8 +179,9 @@ def test_few_updates_left_make_two_longer_probes(monkeypatch):
     found = searched(monkeypatch, loss, start=0.6, updates=150)
     longer = [probe.max_lr for probe in found.probes if probe.length > 20]
     assert longer == pytest.approx([0.6, 1.8])
-    assert found.max_lr == pytest.approx(min(longer) / probes.FACTOR**0.5)
+    assert 0.1 < found.max_lr < min(longer) / probes.FACTOR**0.5
     assert "no smaller one was tried" in found.reason
+    assert "the best peak went from" in found.reason
 
 
 def picky(limit: float):

@@ -124,11 +124,11 @@ class _Bracket:
 
     @property
     def sharpness(self) -> float:
-        """Of the valley about the best: by how much its neighbours are worse, as logarithms; 0 where one lacks."""
-        if not self.closed:
-            return 0.0
-        below, lowest, above = map(_loss, self.probes[(self.best or 0) - 1 : (self.best or 0) + 2])
-        worse = [log(loss / lowest) for loss in (below, above) if isfinite(loss)] if lowest > 0 else []
+        """Of the valley about the best: by how much neighbours at most a `FACTOR` away are worse, as logarithms."""
+        at = self.best or 0
+        best, beside = self.probes[at], (*self.probes[max(0, at - 1) : at], *self.probes[at + 1 : at + 2])
+        near = [_loss(p) for p in beside if abs(log(p.max_lr / best.max_lr)) < log(1.1 * FACTOR)]
+        worse = [log(loss / _loss(best)) for loss in near if isfinite(loss)] if _loss(best) > 0 else []
         return 2 * sum(worse) / len(worse) if worse else 0.0
 
     def __str__(self) -> str:
@@ -229,10 +229,10 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
     stays, or falls where the optimizer adapts and no batch norm frees the weights' scale. What the probes of two
-    lengths say counts half, and less where probes hardly differ. That the peak grows faster than is usual is not
-    believed: growth slows down, and too large a peak harms more than too small a one. So a peak next to one that broke
-    down is lowered; that of longer probes is averaged with that of the short ones where no larger one was tried at
-    either length, and lowered where no smaller one was.
+    lengths say counts half, and less where the longer ones hardly differ. That the peak grows faster than is usual is
+    not believed: growth slows down, and too large a peak harms more than too small a one. So a peak next to one that
+    broke down is lowered; that of longer probes is averaged with that of the short ones where no larger one was tried
+    at either length, and lowered where no smaller one was.
     None grows where short probes broke down at the next larger peak, or are alone and tried none.
     """
     last = long or short
@@ -242,9 +242,9 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     if kind.normalises:
         usual += GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
-    if long and short.closed and long.closed:
+    if long and short.closed and (long.closed or (long.best == 0 and not long.edge)):
         seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
-        power = min(usual, usual + (seen - usual) / 2 * min(1.0, short.sharpness / CLEAR, long.sharpness / CLEAR))
+        power = min(usual, usual + (seen - usual) / 2 * min(1.0, long.sharpness / CLEAR))
         why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
     factor = min(FARTHEST, max(1 / FARTHEST, (recipe.steps / length) ** power))
     reason, peak = "; ".join(map(str, (short, long) if long else (short,))), last.peak
