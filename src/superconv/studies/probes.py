@@ -87,14 +87,19 @@ class _Bracket:
         return min(range(len(losses)), key=losses.__getitem__) if isfinite(min(losses)) else None
 
     @property
+    def lowest(self) -> Probe:
+        """The best, of which there is one."""
+        return self.probes[self.best or 0]
+
+    @property
     def updates(self) -> int:
         return sum(probe.steps for probe in self.probes)
 
     @property
     def edge(self) -> bool:
         """Whether the next peak above the best broke down, at most a `FACTOR` away."""
-        best, above = self.probes[self.best or 0], self.probes[(self.best or 0) + 1 :]
-        return bool(above) and above[0].loss is None and above[0].max_lr < 1.1 * FACTOR * best.max_lr
+        above = self.probes[(self.best or 0) + 1 :]
+        return bool(above) and above[0].loss is None and above[0].max_lr < 1.1 * FACTOR * self.lowest.max_lr
 
     @property
     def open(self) -> bool:
@@ -125,10 +130,10 @@ class _Bracket:
     @property
     def sharpness(self) -> float:
         """Of the valley about the best: by how much neighbours at most a `FACTOR` away are worse, as logarithms."""
-        at = self.best or 0
-        best, beside = self.probes[at], (*self.probes[max(0, at - 1) : at], *self.probes[at + 1 : at + 2])
-        near = [_loss(p) for p in beside if abs(log(p.max_lr / best.max_lr)) < log(1.1 * FACTOR)]
-        worse = [log(loss / _loss(best)) for loss in near if isfinite(loss)] if _loss(best) > 0 else []
+        at, lowest = self.best or 0, _loss(self.lowest)
+        beside = (*self.probes[max(0, at - 1) : at], *self.probes[at + 1 : at + 2])
+        near = [_loss(p) for p in beside if abs(log(p.max_lr / self.lowest.max_lr)) < log(1.1 * FACTOR)]
+        worse = [log(loss / lowest) for loss in near if isfinite(loss)] if lowest > 0 else []
         return 2 * sum(worse) / len(worse) if worse else 0.0
 
     def __str__(self) -> str:
@@ -229,22 +234,24 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
     stays, or falls where the optimizer adapts and no batch norm frees the weights' scale. What the probes of two
-    lengths say counts half, and less where the longer ones hardly differ. That the peak grows faster than is usual is
-    not believed: growth slows down, and too large a peak harms more than too small a one. So a peak next to one that
-    broke down is lowered; that of longer probes is averaged with that of the short ones where no larger one was tried
-    at either length, and lowered where no smaller one was.
+    lengths say counts half, and less where probes hardly differ, of the longer ones alone if their best is a whole
+    `FACTOR` lower. That the peak grows faster than is usual is not believed: growth slows down, and too large a peak
+    harms more than too small a one. So a peak next to one that broke down is lowered; that of longer probes is averaged
+    with that of the short ones where no larger one was tried at either length, and lowered where no smaller one was.
     None grows where short probes broke down at the next larger peak, or are alone and tried none.
     """
     last = long or short
-    length, lowest = last.probes[0].length, _loss(last.probes[last.best or 0])
+    length, lowest = last.lowest.length, _loss(last.lowest)
     remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
     usual = 0.0 if kind.heavy_ball or kind.batch_norm else -ADAPTIVE_FALL
     if kind.normalises:
         usual += GROWTH * max(0.0, remaining - LEARNED)
     power, why = usual, f"{remaining:.0%} of the loss is left"
-    if long and short.closed and (long.closed or (long.best == 0 and not long.edge)):
+    fell = long is not None and short.lowest.max_lr > 0.9 * FACTOR * long.lowest.max_lr
+    if long and short.closed and (long.closed or fell):
         seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
-        power = min(usual, usual + (seen - usual) / 2 * min(1.0, long.sharpness / CLEAR))
+        clear = long.sharpness if fell else min(short.sharpness, long.sharpness)
+        power = min(usual, usual + (seen - usual) / 2 * min(1.0, clear / CLEAR))
         why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
     factor = min(FARTHEST, max(1 / FARTHEST, (recipe.steps / length) ** power))
     reason, peak = "; ".join(map(str, (short, long) if long else (short,))), last.peak
