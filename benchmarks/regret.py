@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import records
 from regret_further import FURTHER
@@ -106,8 +107,13 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
 
 def shown(interval: tuple[float, float | None, float | None]) -> str:
     """A mean with its interval."""
-    mean, low, high = interval
-    return f"{mean:.3g}" if low is None else f"{mean:.3g} ({low:.3g} to {high:.3g})"
+    mean, low, high = (None if value is None else number(value) for value in interval)
+    return f"{mean}" if low is None else f"{mean} ({low} to {high})"
+
+
+def number(value: float) -> str:
+    """Three digits, all of them before the point where there are more."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 4) + 0.0:.3g}"
 
 
 def show(problems: Iterable[str], folder: Path, figure: Path) -> None:
@@ -142,8 +148,8 @@ def show(problems: Iterable[str], folder: Path, figure: Path) -> None:
     )
     for method, rank in sorted(mean_ranks(tasks.values()).items(), key=lambda item: item[1]):
         regrets = {name: tasks[name][method].regrets for name in classification}
-        worst = max(regrets, key=lambda name: sum(regrets[name]) / len(regrets[name]), default="")
-        at = f"{sum(regrets[worst]) / len(regrets[worst]):.3g} ({worst})" if worst else ""
+        worst = max(regrets, key=lambda name: fmean(regrets[name]), default="")
+        at = f"{number(fmean(regrets[worst]))} ({worst})" if worst else ""
         summary.add_row(method, shown(pooled(list(regrets.values()))) if regrets else "", at, f"{rank:.2f}")
     console.print(summary)
     if tasks:

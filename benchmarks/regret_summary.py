@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from superconv.report.style import COLOURS, GREY, MARKERS, WIDE_SIZE, head, ready
 from superconv.studies.intervals import mean_interval
 
-ORACLE, GRID = "oracle", "grid"
+ORACLE, GRID, OURS = "oracle", "grid", "superconv"
 TOP = 3  # settings of the grid that are run again
 
 Row = Mapping[str, object]
@@ -110,7 +110,7 @@ def mean_ranks(tasks: Iterable[Mapping[str, Standing]]) -> dict[str, float]:
 def plot_regrets(tasks: Mapping[str, Mapping[str, Standing]], ax: Axes | None = None) -> Axes:
     """A dot for each method and task at its mean regret, with its 95 % interval; beyond 0.5, on a logarithmic axis."""
     ax = ready(ax, size=(WIDE_SIZE[0], 1.4 + 0.9 * len(tasks)))
-    methods = list(dict.fromkeys(m for task in tasks.values() for m in task if m != ORACLE))
+    methods = sorted({m for task in tasks.values() for m in task} - {ORACLE}, key=lambda name: (name == OURS, name))
     for i, task in enumerate(tasks.values()):
         for j, method in enumerate(methods):
             if method not in task:
@@ -121,7 +121,8 @@ def plot_regrets(tasks: Mapping[str, Mapping[str, Standing]], ax: Axes | None = 
             if low is not None:
                 ax.plot([low, high], [y, y], color=COLOURS[j % 7], lw=1.2)
     ax.set_xscale("symlog", linthresh=0.5)
-    ticks = [-1, -0.3, 0, 0.3, 1, 3, 10, 30, 100, 1000]
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (-10, -3, -1, -0.3, 0, 0.3, 1, 3, 10, 30, 100, 1000) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:,g}".replace("-", "−") for tick in ticks])
     ax.minorticks_off()
     ax.axvline(0, color=GREY, lw=1)
