@@ -57,8 +57,8 @@ class Recipe:
     """Further arguments of that class; `caffe_multipliers: true` gives biases of convolutions and linear layers twice
     the rate and those of convolutions no decay, as in the paper's runs."""
     dropout: float | None = None
-    """Dropout that no layer of the network exceeds, as `superconv.models.dropout.limit_dropout` sees to in any loop; none
-    leaves the network's own."""
+    """Dropout that no layer of the network exceeds (in a loop of your own: `superconv.models.dropout.limit_dropout`);
+    none leaves the network's own."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     clip_norm: float | None = None
