@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from superconv.training.task import Task
 
 console = Console(stderr=True)
-TOLD = ("schedule", "steps", "batch_size", "max_lr", "momentum", "weight_decay")  # of a recipe, even without a reason
+TOLD = ("schedule", "steps", "batch_size", "max_lr", "momentum", "weight_decay", "dropout")  # even without a reason
 
 
 def say(text: str, *, whole: bool = True) -> None:
@@ -112,7 +112,7 @@ def print_recipe(recipe: "Recipe") -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in values.items():
-        if name in TOLD or name in recipe.reasons:
+        if name in recipe.reasons or (name in TOLD and value is not None):
             words, reason = _told(recipe, name, value)
             table.add_row(f"  {name}", words, Text(recipe.reasons.get(name, reason).replace("; ", ";\n")))
     console.print(table)
