@@ -1,4 +1,4 @@
-"""More of what `regret.py` trains: kinds of networks and losses that played no part when the search was made."""
+"""More of what `regret.py` trains: kinds of networks and losses that were added when the search had been made."""
 
 from pydoc_data.topics import topics
 from zlib import crc32

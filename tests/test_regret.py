@@ -1,15 +1,19 @@
 """The regret benchmark: what its rows mean together, and that a peer's schedule is the peer's."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from superconv.recipe import Recipe
+from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from regret_further import FURTHER
 from regret_methods import found_by, grid
 from regret_summary import ORACLE, Standing, mean_ranks, oracle, pooled, standings, top_settings
 from regret_tasks import PROBLEMS, half_digits
@@ -90,3 +94,16 @@ def test_the_grid_is_that_of_the_issue():
     assert len(recipes) == len(set(map(repr, recipes.values()))) == 5 * 3 * 3
     assert {r.schedule for r in recipes.values()} == {"one_cycle", "cosine", "piecewise"}
     assert {r.steps for r in recipes.values()} == {round(30 * 1293 / 32)}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_tasks_learn_something_in_a_few_updates(name):
+    """Less loss after 60 updates at a rate from the middle of their grid than after one at next to nothing."""
+    problem = FURTHER[name]
+    task, plan = replace(problem.make(), test=None), ExecutionPlan.choose(device="cpu", plan=problem.plan)
+    options = {"batch_size": problem.batch_size, "optimizer": problem.optimizer, "optimizer_args": {}}
+    losses = [
+        train(task, Recipe(steps=60, max_lr=rate, **options), plan=plan, evaluations=0).scores["validation_loss"]
+        for rate in (1e-9, problem.rates[2])
+    ]
+    assert losses[1] < 0.99 * losses[0]

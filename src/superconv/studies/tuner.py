@@ -166,9 +166,9 @@ def balanced_decay(recipe: Recipe, samples: int, *, kind: Kind | None = None) ->
 def balanced_dropout(own: Sequence[float], epochs: float) -> tuple[float, str]:
     """The most dropout that a run leaves room for, and why (section 5 of the paper: large rates regularize).
 
-    Dropout keeps a network from learning samples by heart, for which a short run has no time: what pays grows with the
-    root of the passes over the data, as the decay's effect does (`docs/regret.md`). The network's own is lowered where
-    it is more, never raised.
+    Dropout keeps a network from learning samples by heart, for which a short run has no time: how much of it does no
+    harm grows with the passes over the data (`docs/regret.md`), here as their root, as the decay's effect does. The
+    network's own is lowered where it is more, never raised.
 
     Args:
         own: Rates of the network's layers, ascending.
