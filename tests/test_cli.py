@@ -113,6 +113,21 @@ def test_bad_input_costs_no_data_and_leaves_nothing_behind(fitted, tmp_path, cap
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)])
+def test_what_fails_after_the_training_takes_nothing_from_it(error, status, tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise error
+
+    out, options = tmp_path / "run", ["--max-lr", 0.1, "--steps", 20]
+    with monkeypatch.context() as patched:
+        patched.setattr("superconv.report.html.write_report", fails)
+        assert run("fit", "digits", *options, "--out", out, *CPU) == status
+    assert "Traceback" not in capsys.readouterr().err
+    assert {"run.json", "model.safetensors", "history.jsonl"} <= {path.name for path in out.iterdir()}
+    assert run("fit", "digits", *options, "--out", out, "--resume", *CPU) == 0
+    assert (out / "report.html").exists()
+
+
 def test_arguments_of_a_model_are_numbers(tmp_path):
     options = ["--model", "resnet8", "--model-args", "width", 0.25, "--max-lr", 0.1, "--steps", 16]
     assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0
@@ -133,6 +148,24 @@ def test_refit_trains_on_the_validation_split_too(tmp_path):
     numbers = json.loads((tmp_path / "run" / "run.json").read_text())
     assert numbers["samples"] == 1797 - 360
     assert "validation_accuracy" not in numbers
+    assert "recipe.yaml --seed 0 --validation 0.0" in (tmp_path / "run" / "report.html").read_text()
+    assert run("fit", "digits", "--max-lr", 0.2, "--steps", 30, "--resume", "--out", tmp_path / "run", *CPU) == 2
+
+
+def test_a_watched_test_split_is_called_one(tmp_path):
+    options = ["--max-lr", 0.1, "--steps", 20, "--watch-test"]
+    assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "the test split, watched while training" in page
+    assert "read once" not in page
+    assert "the validation split" not in page
+
+
+def test_dropout_without_a_layer_for_it_is_said(fitted, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(replace(Recipe.load(fitted / "recipe.yaml"), steps=20, dropout=0.2).to_yaml())
+    assert run("train", "digits", "--recipe", path, "--out", tmp_path / "run", *CPU) == 0
+    assert "--model-args dropout 0.2" in " ".join(capsys.readouterr().err.split())
 
 
 def test_minutes_are_kept(tmp_path):
@@ -188,7 +221,25 @@ def test_predict_and_load(fitted, tmp_path, capsys):
     assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     (tmp_path / "text.png").write_text("no image")
     assert run("predict", fitted, tmp_path / "text.png") == 2
-    assert "text.png is no image" in capsys.readouterr().err
+    assert "text.png cannot be decoded" in capsys.readouterr().err
+
+
+def test_an_image_is_read_as_those_of_the_training_were(fitted, tmp_path):
+    saved = superconv.load(fitted)
+    assert (saved.image_shape, saved.center) == ((1, 8, 8), 1.0)
+    image = load_digits().splits["test"][0][0, 0]
+    Image.fromarray(image).save(tmp_path / "8.png")
+    usual = saved.predict(tmp_path / "8.png").probabilities
+    Image.fromarray(image.astype("uint16") * 256).save(tmp_path / "16.png")
+    assert saved.predict(tmp_path / "16.png").probabilities == usual  # the upper half of 16 bits
+    turned = Image.fromarray(image).transpose(Image.Transpose.ROTATE_90)
+    (exif := turned.getexif())[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert saved.predict(tmp_path / "turned.png").probabilities == usual
+    wide = Image.new("L", (16, 8))
+    wide.paste(Image.fromarray(image), (4, 0))
+    wide.save(tmp_path / "wide.png")
+    assert saved.predict(tmp_path / "wide.png").probabilities == usual  # the centre, not the whole in a square
 
 
 def test_doctor(capsys):
@@ -216,6 +267,23 @@ def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkey
         (["fit", "digits", "--optimizer", "Adamski"], "Adamski"),
         (["fit", "digits", "--preset", "fast"], "paper, record"),
         (["fit", "digits", "--resume"], "--out"),
+        (["fit", "digits", "--out", "."], "working folder"),
+        (["fit", "digits", "--out", "afile", "--max-lr", "0.1"], "Not a directory"),
+        (["fit", "digits", "--optimizer", "Muon", "--max-lr", "0.1"], "Muon cannot be made"),
+        (["fit", "digits", "--momentum", "-0.1"], "momentum"),
+        (["fit", "digits", "--max-lr", "nan"], "max_lr"),
+        (["fit", "digits", "--epochs", "-5"], "epochs must be a number above 0"),
+        (["fit", "digits", "--accumulate", "0"], "accumulate"),
+        (["fit", "digits", "--shift", "-1"], "shift must be a number of at least 0, not -1"),
+        (["fit", "digits", "--checkpoint-steps", "0"], "checkpoint_steps"),
+        (["range-test", "digits", "--start-lr", "1"], "--max-lr"),
+        (["range-test", "digits", "--max-lr", "3", "--mode", "exponential", "--plan", "fp32,eager"], "above 0"),
+        (["range-test", "digits", "--validation-samples", "0"], "validation_samples"),
+        (["balance", "digits", "--seeds", "0"], "seeds"),
+        (["compare", "digits", "--seeds", "0"], "seeds"),
+        (["speedrun", "digits", "--seeds", "0"], "seeds"),
+        (["reproduce", "fig1a", "--seeds", "0"], "seeds"),
+        (["estimate", "digits", "--stride", "0"], "stride"),
         (["train", "digits", "--recipe", "absent.yaml"], "absent.yaml"),
         (["judge", "absent.csv"], "absent.csv"),
         (["report", "."], "nothing to report"),
@@ -225,6 +293,7 @@ def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkey
 )
 def test_what_cannot_be_used_is_one_line_and_exit_status_2(arguments, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("afile").touch()
     assert run(*arguments) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("superconv: ")

@@ -53,6 +53,11 @@ def test_it_ends_after_three_and_never_changes_what_was_given(tmp_path):
     assert fit(quadratic(), tmp_path / "a", Choices(steps=60), plan=PLAN, hooks=[stubborn])["stopped"] == "diverged"
     assert len(stubborn.peaks) == 3
     assert len([*(tmp_path / "a").glob("diverged-*")]) == 2
+    resumed = fit(quadratic(), tmp_path / "a", Choices(steps=60), plan=PLAN, hooks=[stubborn])
+    assert len(stubborn.peaks) == 3
+    failed = [files.read_json(path / "run.json")["seconds"] for path in (tmp_path / "a").glob("diverged-*")]
+    assert len(failed) == 2
+    assert resumed["search_seconds"] > sum(failed)
     choices = Choices(steps=60, max_lr=0.3)
     assert fit(quadratic(), tmp_path / "b", choices, plan=PLAN, hooks=[given])["stopped"] == "diverged"
     assert given.peaks == [0.3]

@@ -97,7 +97,7 @@ def test_a_schedule_is_drawn_exactly():
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     assert len(figure.axes) == 2
-    constant = plot_schedule(recipe.with_schedule("piecewise")).get_figure()
+    constant = plot_schedule(replace(recipe, schedule="piecewise")).get_figure()
     assert isinstance(constant, Figure)
     assert len(constant.axes) == 1
 

@@ -25,7 +25,7 @@ def test_the_peak_is_found_from_any_first_guess(start):
     losses = [probe.loss for probe in found.probes if probe.loss is not None]
     best = min((p for p in found.probes if p.loss is not None), key=lambda p: p.loss)
     assert 0.1 < best.max_lr < 10
-    assert found.max_lr == pytest.approx(best.max_lr, rel=FARTHEST)
+    assert best.max_lr / FARTHEST <= found.max_lr <= FARTHEST * best.max_lr
     assert min(losses) < 0.2
 
 

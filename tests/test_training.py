@@ -155,6 +155,21 @@ def test_a_run_that_diverges_is_a_result(task):
     assert run.scores == {}
 
 
+@pytest.mark.parametrize("finite", [False, True])
+def test_a_loss_that_refuses_what_a_large_rate_leaves_is_one_too(task, finite):
+    def strict(output, target):
+        if not output.isfinite().all() or (finite and output.abs().max() > 30):
+            raise ValueError("no such logits")
+        return nn.functional.cross_entropy(output, target)
+
+    straight = replace(task, model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), loss=strict)
+    if finite:  # then it is no divergence, but an error that the user should see
+        with pytest.raises(ValueError, match="no such logits"):
+            train(straight, recipe(max_lr=1e36), plan=CPU)
+    else:
+        assert train(straight, recipe(max_lr=1e36), plan=CPU).stopped == "diverged"
+
+
 def test_stages_can_be_replaced(task):
     seen = []
 

@@ -265,6 +265,14 @@ def test_a_recipe_file_settles_what_it_has(tmp_path):
     part = find_recipe(quadratic(), Choices(steps=60, recipe_file=str(path)), plan=PLAN)
     assert part.search is not None
     assert (part.recipe.weight_decay, part.recipe.warmup, part.recipe.steps) == (1e-3, 0.3, 60)
+    path.write_text("schedule: cosine\noptimizer: AdamW\naccumulate: 2\n")
+    given = outline(quadratic(), Choices(recipe_file=str(path), schedule="one_cycle", optimizer="SGD", accumulate=1))
+    assert (given.schedule, given.optimizer, given.accumulate) == ("one_cycle", "SGD", 1)
+    left = outline(quadratic(), Choices(recipe_file=str(path)))
+    assert (left.schedule, left.optimizer, left.accumulate) == ("cosine", "AdamW", 2)
+    path.write_text("min_momentum: null\n")
+    assert outline(quadratic(), Choices(recipe_file=str(path))).min_momentum is None
+    assert outline(quadratic(), Choices()).min_momentum == 0.85
     path.write_text("weight_decoy: 1e-3\n")
     with pytest.raises(UserError, match="weight_decoy"):
         outline(quadratic(), Choices(recipe_file=str(path)))

@@ -347,6 +347,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"superconv: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk is full, a path is no folder, a file may not be read
+        print(f"superconv: {error}", file=sys.stderr)
+        return 2
     except Interrupted as error:
         print(f"superconv: {error}", file=sys.stderr)
         return 130

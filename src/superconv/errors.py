@@ -1,11 +1,31 @@
 """What is the user's business and not a bug."""
 
+from math import inf
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message says what, where, and what to do, in one line.
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def at_least(low: float, **values: float | None) -> None:
+    """Refuse numbers below `low`, infinite ones and NaN; none is no number.
+
+    Raises:
+        UserError: Names the first such value.
+    """
+    for name, value in values.items():
+        if value is not None and not low <= value < inf:
+            raise UserError(f"{name} must be a number of at least {low}, not {value}")
+
+
+def above(low: float, **values: float | None) -> None:
+    """Refuse numbers that do not exceed `low`, as `at_least` does those below it."""
+    for name, value in values.items():
+        if value is not None and not low < value < inf:
+            raise UserError(f"{name} must be a number above {low}, not {value}")
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error: a run was asked to stop and left a checkpoint)

@@ -111,7 +111,8 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
     With `caffe_multipliers` among the optimizer's arguments, parameters are grouped by `caffe_groups`.
 
     Raises:
-        UserError: torch.optim has no such class, it does not take these arguments, or nothing is trainable.
+        UserError: torch.optim has no such class, it does not take these arguments or parameters, or nothing is
+            trainable.
     """
     kind = CaffeSGD if recipe.optimizer == "CaffeSGD" else getattr(torch.optim, recipe.optimizer, None)
     if not (isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer):
@@ -128,6 +129,8 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
         arguments["momentum"] = recipe.momentum
     elif "betas" in accepted and "betas" not in arguments:
         arguments["betas"] = (recipe.momentum, *accepted["betas"].default[1:])
+    if not recipe.momentum and recipe.min_momentum in (None, 0):
+        arguments.pop("nesterov", None)  # torch refuses what would change nothing
     if recipe.optimizer in FUSED:
         arguments.setdefault("fused", not arguments.get("foreach"))
     if unknown := set(arguments) - set(accepted):
@@ -135,10 +138,14 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UserError("the model has no trainable parameter")
+    groups: list[Any] = parameters
     if multiplied:
         groups = caffe_groups(model, lr=arguments["lr"], weight_decay=arguments["weight_decay"])
+    try:
         return kind(groups, **arguments)
-    return kind(parameters, **arguments)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{recipe.optimizer} cannot be made with this model and these settings: {reason}") from error
 
 
 def unfuse(optimizer: Optimizer) -> None:

@@ -1,7 +1,7 @@
 """How a network is trained: rates, momentum, decay, batch and length, in one file a person can read."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import log2
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -10,7 +10,7 @@ import yaml
 from pydantic import ConfigDict
 
 from superconv import files
-from superconv.errors import UserError
+from superconv.errors import UserError, above, at_least
 from superconv.rates import schedules
 from superconv.rates.schedules import Schedule
 
@@ -62,7 +62,7 @@ class Recipe:
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     clip_norm: float | None = None
-    """Largest L2 norm of the whole gradient; none leaves it alone."""
+    """Largest L2 norm of the gradient of each optimizer's parameters; none leaves it alone."""
     accumulate: int = 1
     """Parts in which the gradient of one update is computed, to save memory."""
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -71,15 +71,13 @@ class Recipe:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        at_least(0, weight_decay=self.weight_decay)
+        above(0, max_lr=self.max_lr, clip_norm=self.clip_norm)
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size {self.batch_size} does not divide into {self.accumulate} parts (accumulate)")
-        if not 0 < self.max_lr < float("inf"):
-            raise UserError(f"max_lr must be a positive number, not {self.max_lr}")
-        if self.weight_decay < 0:
-            raise UserError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum must be in [0, 1), not {self.momentum}")
         if self.dropout is not None and not 0 <= self.dropout <= 1:
             raise UserError(f"dropout must be in [0, 1], not {self.dropout}")
         if not 0 <= self.label_smoothing < 1:
@@ -101,10 +99,6 @@ class Recipe:
         except KeyError as error:
             raise UserError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}") from error
         return cls(steps=steps, batch_size=batch_size, max_lr=max_lr, **{**preset(max_lr), **fields})
-
-    def with_schedule(self, name: ScheduleName) -> Self:
-        """The same recipe under another schedule."""
-        return replace(self, schedule=name)
 
     def learning_rate(self) -> Schedule:
         """The learning rate as a function of the update."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from superconv.errors import UserError
+from superconv.errors import UserError, above, at_least
 from superconv.recipe import Recipe, ScheduleName, plain
 
 COMPARED_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -122,16 +122,16 @@ class Choices:
     """Dropout that no layer of the network exceeds; none lowers what is more than the epochs leave room for."""
     preset: str = "paper"
     """`paper` (symmetric cycle, cyclical momentum) or `record` (early peak, constant momentum)."""
-    schedule: ScheduleName = "one_cycle"
-    """Course of the rate."""
-    optimizer: str = "SGD"
-    """Any class of torch.optim, SGD being with Nesterov momentum, or CaffeSGD."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    schedule: ScheduleName | None = None
+    """Course of the rate; none takes one_cycle."""
+    optimizer: str | None = None
+    """Any class of torch.optim, or CaffeSGD; none takes SGD with Nesterov momentum."""
+    label_smoothing: float | None = None
+    """Share of the target spread over all classes; none takes 0."""
     clip_norm: float | None = None
     """Largest L2 norm of the gradient; none leaves it alone."""
-    accumulate: int = 1
-    """Parts in which an update's gradient is computed."""
+    accumulate: int | None = None
+    """Parts in which an update's gradient is computed; none takes 1."""
     sweep_seeds: int = 1
     """Networks that the range test is made with, as far as the search's share has room for them."""
     estimate: bool = False
@@ -145,12 +145,17 @@ class Choices:
     where none is given."""
 
     def filled(self) -> "Choices":
-        """These choices with those of the recipe file; what differs from the defaults here comes first.
+        """These choices with those of the recipe file; what is given here comes first.
 
         Raises:
-            UserError: The file holds no recipe or part of one.
+            UserError: The file holds no recipe or part of one, or a number is below what makes sense.
         """
-        given = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+        above(0, epochs=self.epochs, minutes=self.minutes, max_lr=self.max_lr, clip_norm=self.clip_norm)
+        at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        at_least(1, sweep_seeds=self.sweep_seeds)
+        at_least(0, search=self.search, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
+        at_least(0, momentum=self.momentum, min_momentum=self.min_momentum, dropout=self.dropout)
+        given = {f.name for f in fields(self) if getattr(self, f.name) is not None}
         if given & {"epochs", "steps", "minutes"}:
             given.add("steps")
         if "momentum" in given:
@@ -172,6 +177,8 @@ class Choices:
                 if "max_lr" not in stored:
                     raise UserError(f"{self.recipe_file} has {name} without max_lr, to which it is in proportion")
                 shape[name] *= max_lr / stored["max_lr"]
+        if "min_momentum" in stored and self.min_momentum is None:
+            shape["min_momentum"] = None  # as the file says, where others would take the preset's
         return shape
 
     def recipe(self, *, batch_size: int, steps: int, max_lr: float, reasons: dict[str, str]) -> Recipe:
@@ -190,16 +197,14 @@ class Choices:
         return build(**made, reasons=reasons)
 
     def _fields(self) -> dict[str, Any]:
-        given = {
-            name: value
-            for name in ("weight_decay", "momentum", "min_momentum", "dropout")
-            if (value := getattr(self, name)) is not None
-        }
+        names = ["weight_decay", "momentum", "min_momentum", "dropout", "schedule", "optimizer", "label_smoothing"]
+        names += ["clip_norm", "accumulate"]
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.momentum is not None and self.min_momentum is None:
             given["min_momentum"] = None  # a momentum that was asked for stays
-        args: dict[str, Any] = {} if self.optimizer == "SGD" else {"optimizer_args": {}}
-        names = ("schedule", "optimizer", "label_smoothing", "clip_norm", "accumulate")
-        return {**args, **{name: getattr(self, name) for name in names}, **given}
+        if self.optimizer not in (None, "SGD"):
+            given["optimizer_args"] = {}
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from superconv import cli
-from superconv.errors import UserError
+from superconv.errors import UserError, at_least
 from superconv.rates.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def folder_of(
 ) -> AbstractContextManager[Path]:
     """The run's folder, held while it is used."""
     from superconv.studies.folder import run_folder
+
+    at_least(0, evaluations=running.evaluations, checkpoint_minutes=running.checkpoint_minutes)
+    at_least(1, checkpoint_steps=running.checkpoint_steps)
 
     options = {"resume": running.resume, "overwrite": running.overwrite}
     return run_folder(running.out, name=Path(data).name, settled=settled, plan=plan, **options)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from superconv import cli, files
 from superconv.commands.common import console, executor_of
-from superconv.errors import UserError
+from superconv.errors import UserError, at_least
 
 if TYPE_CHECKING:
     from superconv.paper.arms import Experiment
@@ -28,6 +28,7 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
     from superconv.studies.reproduce import reproduce as make
 
     scale = SCALES[command.scale]
+    at_least(1, seeds=command.seeds)
     if command.seeds is not None:
         scale = replace(scale, seeds=command.seeds)
     store = Store(command.out / scale.name)

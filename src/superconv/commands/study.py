@@ -10,6 +10,7 @@ from rich.table import Table
 
 from superconv import cli, files
 from superconv.commands.common import console, executor_of, print_recipe
+from superconv.errors import above, at_least
 
 if TYPE_CHECKING:
     from superconv.specs import RunSpec
@@ -22,6 +23,7 @@ def compare(command: cli.Compare, line: str) -> None:
     from superconv.studies.compare import compare as compare_task
 
     first = command.comparison
+    at_least(1, seeds=first.seeds)
     recipe = Recipe(
         steps=max(first.steps),
         batch_size=command.batch_size,
@@ -71,6 +73,7 @@ def balance(command: cli.Balance, line: str) -> None:
     from superconv.studies.balance import balance as balance_task
     from superconv.training.task import image_task
 
+    at_least(1, seeds=command.balancing.seeds, batch_size=command.batch_size)
     task = image_task(command.task)
     takes_dropout = models.takes(task.facts["model"]["name"], "dropout")
     recipe = Recipe(
@@ -159,6 +162,8 @@ def speedrun(command: cli.Speedrun, line: str) -> None:
     from superconv.studies.speedrun import speedrun as run
     from superconv.training.progress import ProgressHook
 
+    at_least(1, seeds=command.seeds, width=command.width)
+    above(0, epochs=command.epochs)
     chosen = attempt(command.target, width=command.width, epochs=command.epochs)
 
     def report(seed: int, seconds: float, accuracy: float) -> None:

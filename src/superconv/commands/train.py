@@ -19,6 +19,7 @@ from superconv.commands.common import (
     print_verdict,
     say,
 )
+from superconv.errors import UserError, at_least
 
 if TYPE_CHECKING:
     from superconv.studies.runner import Numbers
@@ -35,7 +36,9 @@ def fit(command: cli.Fit, line: str) -> None:
 
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
     spec = command.task.plain()
-    settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": command.running.seed}
+    command.choices.filled()  # what makes no sense is said before anything is loaded or written
+    choices, seed = dataclasses.asdict(command.choices), command.running.seed
+    settled = {"task": spec, "choices": choices, "seed": seed, "refit": command.refit}
     task = image_task(command.task)
     final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
     with folder_of(command.running, plan, command.task.data, settled) as folder:
@@ -49,7 +52,7 @@ def fit(command: cli.Fit, line: str) -> None:
             command.choices,
             final_task=final,
             plan=plan,
-            seed=command.running.seed,
+            seed=seed,
             about={"task": spec, "command": line},
             on_found=_announce,
             began=began,
@@ -67,6 +70,10 @@ def range_test(command: cli.RangeTest, line: str) -> None:
     from superconv.training.sweeps import search_rates
     from superconv.training.task import image_task
 
+    if command.max_lr is None and (command.start_lr, command.mode) != (0.0, "linear"):
+        raise UserError("--start-lr and --mode are of a sweep to a known end: give --max-lr as well, such as 3")
+    at_least(1, seeds=command.seeds, batch_size=command.batch_size, validation_samples=command.validation_samples)
+    at_least(0, evaluate_every=command.evaluate_every, recalibrate_batch_norm=command.recalibrate_batch_norm)
     task = image_task(command.task)
     recipe = Recipe(
         steps=command.steps,
@@ -119,11 +126,10 @@ def train(command: cli.Train, line: str) -> None:
     with folder_of(command.running, plan, command.task.data, spec.plain()) as folder:
         options = options_of(command.running, folder)
         options.pop("evaluations")
-        _conclude(
-            run(spec, folder, about={"command": line}, on_plan=announce_plan, **options),
-            folder,
-            lower="max_lr in the recipe:",
-        )
+        numbers = run(spec, folder, about={"command": line}, on_plan=announce_plan, **options)
+        for note in numbers.get("notes", ()):
+            say(f"note: {note}")
+        _conclude(numbers, folder, lower="max_lr in the recipe:")
 
 
 def estimate(command: cli.Estimate, line: str) -> None:
@@ -135,6 +141,8 @@ def estimate(command: cli.Estimate, line: str) -> None:
     from superconv.training.progress import ProgressHook
     from superconv.training.task import image_task
 
+    at_least(1, steps=command.steps, batch_size=command.batch_size, stride=command.stride)
+    at_least(0, probe_every=command.probe_every)
     task = image_task(command.task)
     recipe = Recipe(
         steps=command.total_steps,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from superconv.data.channels import Mean
 from superconv.data.randomness import Stream, coin, field, random_bits
+from superconv.errors import at_least
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class Augmentation:
             raise ValueError(f"flip must be none, random or alternating, got {self.flip!r}")
         if self.padding not in ("zero", "reflect"):
             raise ValueError(f"padding must be zero or reflect, got {self.padding!r}")
-        if self.shift < 0 or self.cutout < 0:
-            raise ValueError(f"shift and cutout are pixels >= 0, got {self.shift} and {self.cutout}")
+        at_least(0, shift=self.shift, cutout=self.cutout)
 
 
 @dataclass(frozen=True)

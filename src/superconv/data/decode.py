@@ -104,7 +104,7 @@ def decode(data: bytes | None, geometry: Geometry, where: str) -> Pixels:
     if geometry.size is not None:
         image = _resize(image, geometry.size, geometry)
     pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels[None].copy() if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def count_channels(data: bytes | None, where: str) -> int:

@@ -46,6 +46,7 @@ class ImageData:
         test: to be read once, at the end.
         image_shape: (c, h, w).
         notes: what the user should know about how the set was read, one sentence each.
+        center: share of the shorter side that an image is cut to, at its centre, where it is brought to another size.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ImageData:
     test: Source
     image_shape: Shape
     notes: tuple[str, ...] = ()
+    center: float = 1.0
 
 
 def load(
@@ -124,6 +126,7 @@ def load(
         test=ready.sources["test"],
         image_shape=ready.shape,
         notes=(*found.notes, *choice.notes, *ready.notes),
+        center=1.0 if isinstance(found, Decoded) else CENTER_CROP,
     )
 
 

@@ -189,11 +189,11 @@ def _training(run: RunFiles) -> Section | None:
     quantities = [q for q in dict.fromkeys((run.metric, "loss")) if run.measured(q)]
     if not quantities:
         return None
-    pictures = []
+    pictures, split = [], "test" if run.task.get("watch_test") else "validation"
     for quantity in quantities:
         validated = any(row.get(f"validation_{quantity}") is not None for row in run.rows)
         caption = f"{quantity.capitalize()} on the training batches: faint as logged, bold its running mean"
-        caption += "; dashed, on the validation split." if validated else "."
+        caption += f"; dashed, on the {split} split." if validated else "."
         pictures.append(Picture.of(quantity, plot_history({"run": run.rows}, quantity), caption))
     return Section(title=" and ".join(quantities).capitalize(), pictures=pictures)
 
@@ -236,11 +236,7 @@ def _normalisation(run: RunFiles) -> str | None:
 
 
 def _splits(run: RunFiles) -> Section | None:
-    text = []
-    samples, held_out = run.number("samples"), run.task.get("validation")
-    validated = run.number(f"validation_{run.metric}") is not None or any(
-        row.get(f"validation_{run.metric}") is not None for row in run.rows
-    )
+    text, samples = [], run.number("samples")
     if run.recipe:
         count = f"{samples:,.0f} training samples" if samples else "the training split"
         text.append(f"Weights: trained on {count}.")
@@ -250,15 +246,30 @@ def _splits(run: RunFiles) -> Section | None:
             "the validation split, held out of the training data" if column.startswith("val") else "training batches"
         )
         text.append(f"Rates: chosen by what the range test measured on {where}.")
-        if run.numbers and held_out and not validated:
+        if _refitted(run):
             text.append("Once everything was chosen, the network was trained on the validation split too.")
-    if validated:
+    if run.task.get("watch_test"):
+        text.append("Validation curve and score, and the test score: the test split, watched while training.")
+        text.append("So no choice may rest on them, and none here did.")
+    elif _validated(run):
         text.append("Validation curve and score: the validation split, which no weight was trained on.")
-    if run.number(f"test_{run.metric}") is not None:
+    if run.number(f"test_{run.metric}") is not None and not run.task.get("watch_test"):
         text.append("Test score: the test split, read once, after the last update; nothing was chosen on it.")
     elif run.numbers:
         text.append("There is no test score.")
     return Section(title="What each split was used for", text=text) if text else None
+
+
+def _validated(run: RunFiles) -> bool:
+    """Whether there is a score on the validation split."""
+    name = f"validation_{run.metric}"
+    return run.number(name) is not None or any(row.get(name) is not None for row in run.rows)
+
+
+def _refitted(run: RunFiles) -> bool:
+    """Whether what had been held out for the choices was trained on in the end."""
+    finished = bool(run.numbers) and run.numbers.get("stopped") is None
+    return finished and bool(run.task.get("validation")) and not _validated(run)
 
 
 def _repeat(run: RunFiles) -> Section | None:
@@ -267,7 +278,8 @@ def _repeat(run: RunFiles) -> Section | None:
     if command:
         commands.append(("The whole run again:", str(command)))
     if run.recipe and run.task.get("data") and not str(command).startswith("superconv train"):
-        again = train_command(run.task, seed=run.seed or 0)
+        whole = {"validation": 0.0} if _refitted(run) else {}
+        again = train_command({**run.task, **whole}, seed=run.seed or 0)
         commands.append(("The training alone, with the recipe.yaml of this run's folder and no search:", again))
     elif run.recipe and not commands:
         commands.append(("With the data of this run:", "superconv train DATA --recipe recipe.yaml"))

@@ -36,11 +36,13 @@ def fit(
     hooks: Sequence[Hook] = (),
     on_found: Callable[[Found], None] | None = None,
     began: float | None = None,
+    evaluations: int = 10,
     **options: Any,
 ) -> Numbers:
     """Find a recipe, train by it and test once; called again on the same folder it goes on where it stopped.
 
-    A training that diverges under a peak which was found, not given, is made again under a third of it, at most twice.
+    A training that diverges under a peak which was found, not given, is made again under a third of it, at most twice,
+    resumed or not.
 
     Args:
         task: What to train.
@@ -53,6 +55,7 @@ def fit(
         hooks: Look on while sweeps and training go.
         on_found: Told the recipe before each training begins.
         began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
+        evaluations: How often the validation split is read while training.
         options: Further arguments of `superconv.training.loop.train`.
 
     Returns:
@@ -68,14 +71,15 @@ def fit(
     if recipe_file.exists():
         search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None
         seconds = files.read_json(probes_file).get("seconds", 0.0) if probes_file.exists() else 0.0
+        seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
         found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
     else:
-        found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began)
+        found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
         if found.search and writes():
             found.search.save(sweeps_file)
         if found.peak and writes():
             files.write_json(probes_file, {**asdict(found.peak), "seconds": round(found.seconds, 3)})
-    for attempt in range(1 + RETRIES):
+    for attempt in range(len(_diverged(folder)), 1 + RETRIES):
         if on_found:
             on_found(found)
         recipe, looking = found.recipe, [*hooks]
@@ -89,6 +93,7 @@ def fit(
             seed=seed,
             about={"search_seconds": round(found.seconds, 3), **(about or {})},
             hooks=looking,
+            evaluations=evaluations,
             **options,
         )
         given = recipe.reasons.get("max_lr", "given") == "given"
@@ -115,9 +120,14 @@ def _milder(task: Task, found: Found, numbers: Numbers, *, until: float | None, 
     return Found(recipe=recipe, seconds=found.seconds + numbers["seconds"])
 
 
+def _diverged(folder: Path) -> list[Path]:
+    """What was put aside."""
+    return [*folder.glob("diverged-*")]
+
+
 def _put_aside(folder: Path) -> None:
     """Keep what a diverged training left, but for its weights, and make room for the next."""
-    kept = folder / f"diverged-{1 + len([*folder.glob('diverged-*')])}"
+    kept = folder / f"diverged-{1 + len(_diverged(folder))}"
     kept.mkdir()
     for name in ("recipe.yaml", "history.jsonl", "estimate.jsonl", "run.json"):
         if (folder / name).exists():

@@ -1,5 +1,6 @@
 """The folder of a run: made, found again, replaced only by a run that began well."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from superconv.errors import UserError
 from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.plan import ExecutionPlan
 
+KEPT = (CHECKPOINT, "run.json")  # of a run that began well, and of a finished one
+
 
 @contextmanager
 def run_folder(
@@ -18,7 +21,8 @@ def run_folder(
 ) -> Iterator[Path]:
     """Yield the folder of a run; process 0 decides for all.
 
-    What fails before there is a checkpoint leaves nothing behind, and a run that was to be replaced in its place.
+    What fails before there is a checkpoint leaves nothing behind, and a run that was to be replaced in its place;
+    what fails after the run was finished, as its report may, takes nothing from it.
 
     Args:
         out: The folder; none takes the next free one under runs/.
@@ -29,10 +33,12 @@ def run_folder(
         plan: Of the processes.
 
     Raises:
-        UserError: There is no run to resume, one that is in the way, or something that is no run.
+        UserError: There is no run to resume, one that is in the way, something that is no run, or the working folder.
     """
     fabric = plan.fabric()
     failure, folder = None, out or _free(Path("runs"), name)
+    if Path.cwd().is_relative_to(os.path.abspath(folder)):
+        raise UserError(f"{folder} holds the working folder: name one inside it with --out, such as runs/{name}")
     replaced = folder.with_name(f"{folder.name}.replaced")
     if fabric.is_global_zero:
         try:
@@ -45,7 +51,7 @@ def run_folder(
     try:
         yield folder
     except BaseException:
-        if fabric.is_global_zero and not resume and not (folder / CHECKPOINT).exists():
+        if fabric.is_global_zero and not resume and not any((folder / kept).exists() for kept in KEPT):
             shutil.rmtree(folder)
             if replaced.exists():
                 replaced.rename(folder)

@@ -11,7 +11,6 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 WARMING, TIMED = 10, 10  # updates: the first ones compile and fill caches
-READINGS = 11  # of the validation split in a training, the final one included
 FORWARD = 1 / 3  # of the time of an update's sample that an evaluation's takes
 FEWEST = 20  # updates of a run, however short the time
 
@@ -42,13 +41,20 @@ class _Clock(Hook):
         self.marks.append(time.perf_counter())
 
 
-def measure_pace(task: Task, recipe: Recipe, plan: ExecutionPlan) -> Pace:
-    """Time a few updates of a task, and what comes before them."""
+def measure_pace(task: Task, recipe: Recipe, plan: ExecutionPlan, *, evaluations: int) -> Pace:
+    """Time a few updates of a task, and what comes before them.
+
+    Args:
+        task: What is trained.
+        recipe: How; its rate and length do not count.
+        plan: Where.
+        evaluations: How often the training will read the validation split, the final reading apart.
+    """
     clock = _Clock()
     range_test(task, recipe, max_lr=1e-3, steps=WARMING + TIMED, stop=False, plan=plan, hooks=[clock])
     began, first, *_ = clock.marks
     timed = clock.marks[-1 - TIMED :]
-    read = READINGS * len(task.validation or ()) + len(task.test or ())
+    read = (evaluations + 1) * len(task.validation or ()) + len(task.test or ())
     return Pace(
         start=first - began,
         update=(timed[-1] - timed[0]) / (len(timed) - 1),

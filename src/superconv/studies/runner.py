@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from superconv import files
 from superconv.errors import Interrupted, UserError
+from superconv.models.dropout import dropout_rates
 from superconv.recipe import Recipe
 from superconv.specs import RunSpec
 from superconv.studies.sweep import Executor, InProcess, Job, Outcome, sweep
@@ -107,6 +108,9 @@ def run_task(
             f"stopped after update {result.steps} of {recipe.steps}; the run in {folder} goes on with --resume"
         )
     numbers = {**_numbers(result, task, plan, seed), **about}
+    if recipe.dropout and not dropout_rates(result.model):
+        idle = f"the recipe's dropout of {recipe.dropout:g} has no layer to act on: built-in models that take dropout "
+        numbers["notes"] = [*numbers.get("notes", ()), f"{idle}have it with --model-args dropout {recipe.dropout:g}"]
     if writes():
         tensors = {name: tensor.contiguous() for name, tensor in result.model.state_dict().items()}
         with files.whole(folder / "model.safetensors") as temporary:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from superconv import files, models
-from superconv.data.channels import Mean
+from superconv.data.augment import ImageTransform
+from superconv.data.decode import Geometry, decode, read_file
 from superconv.errors import UserError
 
 
@@ -26,38 +27,34 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Saved:
-    """A trained classifier in evaluation mode, with the normalisation and class names of its run."""
+    """A trained classifier in evaluation mode, with the class names of its run and what images went through there."""
 
     model: nn.Module
     class_names: tuple[str, ...]
-    mean: Mean
-    std: tuple[float, ...]
+    transform: ImageTransform
     image_shape: tuple[int, int, int]
+    center: float = 1.0
+    """Share of the shorter side that is cut out where an image is brought to the model's size."""
 
     @torch.inference_mode()
     def predict(self, path: Path) -> Prediction:
-        """Classify an image file of any size; it is resized to what the model was trained on.
+        """Classify an image file of any size; it is brought to that of the training images as those were.
 
         Raises:
             UserError: The file is no image.
         """
-        probabilities = self.model(self._read(path)[None]).softmax(-1)[0]
+        probabilities = self.model(self._read(path)).softmax(-1)[0]
         ranked = sorted(zip(self.class_names, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
         return Prediction(*ranked[0], dict(ranked))
 
     def _read(self, path: Path) -> Tensor:
         channels, height, width = self.image_shape
-        try:
-            with Image.open(path) as image:
-                resized = image.convert("L" if channels == 1 else "RGB").resize(
-                    (width, height), Image.Resampling.BILINEAR
-                )
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"{path} is no image that can be read ({error})") from error
-        pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(height, width, channels)
-        scaled = pixels.permute(2, 0, 1).float() / 255
-        mean = torch.tensor(self.mean)
-        return (scaled - (mean if mean.dim() == 3 else mean[:, None, None])) / torch.tensor(self.std)[:, None, None]
+        geometry = Geometry(channels, height if height == width else None, center=self.center)
+        pixels = torch.from_numpy(decode(read_file(path), geometry, str(path)))[None]
+        if pixels.shape[1:] != self.image_shape:  # no square: training images all had this size
+            pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+        nothing = torch.zeros(1, dtype=torch.int64)
+        return self.transform(pixels, (nothing, nothing), seed=0, augment=False)
 
 
 def load(folder: Path | str) -> Saved:
@@ -75,11 +72,13 @@ def load(folder: Path | str) -> Saved:
         shape = tuple(built.pop("image_shape"))
         model = models.create(built.pop("name"), image_shape=shape, **built)
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        names, mean, std = (tuple(numbers[key]) for key in ("class_names", "mean", "std"))
+        statistics = {key: numbers[key] for key in ("mean", "std")}
+        transform = files.checked(ImageTransform, statistics, source=folder / "run.json")
+        names = tuple(numbers["class_names"])
     except KeyError as error:
         raise UserError(f"{folder / 'run.json'} describes no image classifier ({error} is missing)") from error
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{folder / 'model.safetensors'} cannot be loaded: {' '.join(str(error).split())[:200]}"
         ) from error
-    return Saved(model.eval(), names, mean, std, shape)
+    return Saved(model.eval(), names, transform, shape, numbers.get("center", 1.0))

@@ -54,6 +54,7 @@ def find_recipe(
     seed: int = 0,
     hooks: Sequence[Hook] = (),
     began: float | None = None,
+    evaluations: int = 10,
     **settled: Any,
 ) -> Found:
     """Choose what `choices` leaves open, on the training and validation splits.
@@ -69,6 +70,7 @@ def find_recipe(
         seed: Of the sweeps and the short cycles.
         hooks: Look on.
         began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
+        evaluations: How often the training will read the validation split, which `minutes` must pay as well.
         settled: Fields of `Choices`, on top of those given: `find_recipe(task, epochs=3)`.
 
     Raises:
@@ -83,7 +85,8 @@ def find_recipe(
     steps = _steps(choices, samples, trial.batch_size)
     pace, until, least = None, 0.0, LEAST_BUDGET
     if choices.minutes is not None:
-        pace, until = measure_pace(task, trial, plan), (began or entered) + 60 * choices.minutes
+        until = (began or entered) + 60 * choices.minutes
+        pace = measure_pace(task, trial, plan, evaluations=evaluations)
         total = pace.updates(until - time.perf_counter(), plan)
         steps = max(FEWEST, int(total / (1 + choices.search)))
         least = min(LEAST_BUDGET, max(SWEEP + FEWEST_PROBED, int(BUDGET * total)))
@@ -120,8 +123,6 @@ def outline(task: Task, choices: Choices) -> Recipe:
     given = [name for name in ("epochs", "steps", "minutes") if getattr(choices, name) is not None]
     if len(given) > 1:
         raise UserError(f"give one length, not both {' and '.join(given)}")
-    if choices.search < 0:
-        raise UserError(f"search is a share of the training's updates, 0 or more, not {choices.search}")
     if choices.max_lr is None:
         refuse_watched(task.watched)
     batch_size, _ = _batch(len(task.train), choices)
@@ -244,7 +245,7 @@ def _batch(samples: int, choices: Choices) -> tuple[int, str]:
         reason = f"below the usual {usual}, so that a run this short has more updates"
     elif size != 1 << max(0, round(log2(max(samples, 1) / 40))):
         reason = f"the {'least' if size == 32 else 'most'} that is usual: a fortieth of the data is {samples / 40:.3g}"
-    parts = choices.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    parts = (choices.accumulate or 1) * int(os.environ.get("WORLD_SIZE", "1"))
     if size % parts:
         size = parts * max(1, round(size / parts))
         reason += f", as a multiple of {parts} parts"

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from superconv.errors import Interrupted, UserError
-from superconv.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from superconv.training.trainer import Trainer
 
 
 class BreakdownError(Exception):
@@ -12,7 +17,7 @@ class BreakdownError(Exception):
 
 
 @contextmanager
-def breakdowns(trainer: Trainer, *, first: bool) -> Iterator[None]:
+def breakdowns(trainer: "Trainer", *, first: bool) -> Iterator[None]:
     """Turn what a block raises into `BreakdownError`: a loss may refuse NaN, memory may run out.
 
     Args:
@@ -26,8 +31,35 @@ def breakdowns(trainer: Trainer, *, first: bool) -> Iterator[None]:
         yield
     except (UserError, Interrupted):
         raise
+    except BreakdownError as error:
+        if first and error.__cause__:
+            raise error.__cause__ from None
+        raise
     except Exception as error:
         if first or trainer.fabric.world_size > 1:
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise BreakdownError(f"{type(error).__name__}: {reason}" if reason else type(error).__name__) from error
+        raise BreakdownError(_line(error)) from error
+
+
+@contextmanager
+def refusals(output: Tensor, *, alone: bool) -> Iterator[None]:
+    """Turn what a loss raises into `BreakdownError` where the output that it was given is not finite.
+
+    Args:
+        output: Of the model.
+        alone: Whether there is one process only; see `breakdowns`.
+
+    Raises:
+        BreakdownError: The loss refused such an output.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(output, Tensor) and alone and not output.isfinite().all():
+            raise BreakdownError(_line(error)) from error
+        raise
+
+
+def _line(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -16,6 +16,7 @@ from superconv.history import History, Row
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.training import checkpoint
+from superconv.training.broken import BreakdownError
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import ExecutionPlan
 from superconv.training.signals import StopRequest
@@ -81,7 +82,8 @@ def train(
 
     Returns:
         The trained model and its scores; the test split is read once, at the end. A run that was interrupted
-        (Ctrl-C, SIGTERM) has left a checkpoint; one that diverged stops where the loss is no longer finite.
+        (Ctrl-C, SIGTERM) has left a checkpoint; one that diverged stops where the loss is no longer finite, or refuses
+        an output that is not.
 
     Raises:
         UserError: The checkpoint is damaged or belongs to another model, or batches do not divide among processes.
@@ -104,6 +106,8 @@ def train(
                     evaluation_samples=evaluation_samples,
                     rows=rows,
                 )
+            except BreakdownError:
+                stopped, rates = "diverged", []
             finally:
                 for hook in hooks:
                     hook.on_end(trainer)

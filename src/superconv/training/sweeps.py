@@ -73,7 +73,15 @@ def range_test(
 
     Returns:
         The curve, which `judge` reads.
+
+    Raises:
+        UserError: Rates or lengths that make no sweep, or nothing could be learned by the user's task at all.
     """
+    if steps < 2 or not 0 <= start_lr < max_lr < inf or (mode == "exponential" and not start_lr):
+        raise UserError(
+            f"a sweep has 2 updates or more, and rates that rise from 0 or, exponentially, from above 0: not {steps} "
+            f"updates from {start_lr:g} to {max_lr:g} ({mode})"
+        )
     plan = plan or ExecutionPlan.choose()
     recipe = recipe or Recipe(steps=100, batch_size=batch_size_for(len(task.train)), max_lr=1.0)
     momentum = recipe.momentum if recipe.min_momentum is None else recipe.min_momentum

@@ -113,6 +113,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
             "class_names": list(images.class_names),
             "mean": list(images.mean),
             "std": list(images.std),
+            "center": images.center,
             "notes": list(images.notes),
         },
     )

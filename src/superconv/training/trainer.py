@@ -20,6 +20,7 @@ from superconv.optim import unfuse
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.rates.schedules import Schedule
 from superconv.recipe import Recipe
+from superconv.training.broken import refusals
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import CompileMode, ExecutionPlan
 from superconv.training.scores import Scores
@@ -108,7 +109,8 @@ class Trainer:
             inputs, target = next(batches)
             with self.fabric.no_backward_sync(self.model) if part < parts - 1 else nullcontext():
                 output = self.stages.predict(self._predictor, inputs)
-                loss = self.stages.loss(self.criterion, output, target)
+                with refusals(output, alone=self.fabric.world_size == 1):
+                    loss = self.stages.loss(self.criterion, output, target)
                 self._backward(self.fabric, loss / parts if parts > 1 else loss)
             self.scores.add(output, target, loss)
         self.drawn += 1
@@ -158,7 +160,9 @@ class Trainer:
         with torch.inference_mode(), self.fabric.autocast():
             for inputs, target in map(self._prepare, source.batches(draws, seed=self.seed, augment=False)):
                 output = model(inputs)
-                scores.add(output, target, self.task.loss(output, target))
+                with refusals(output, alone=world == 1):
+                    loss = self.task.loss(output, target)
+                scores.add(output, target, loss)
         return self._means(scores.sums)
 
     def fixed_batch(self, samples: int) -> tuple[Tensor, Tensor]:
