@@ -128,3 +128,20 @@ def test_without_positive_curvature_every_rate_is_stable():
     assert stable_lr(-1.0) == float("inf")
     with pytest.raises(ValueError, match="momentum"):
         stable_lr(1.0, momentum=1.0)
+
+
+def test_attention_can_be_differentiated_twice():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    inputs = torch.randn(3, 5, 8)
+    found = top_eigenvalues(layer, lambda: layer(inputs).square().mean())
+    assert found.converged
+    assert found.values[0] > 0
+
+
+def test_a_hessian_that_is_not_finite_has_no_eigenvalues():
+    model = nn.Linear(3, 1)
+    nn.init.constant_(model.weight, float("nan"))
+    found = top_eigenvalues(model, lambda: model(torch.ones(2, 3)).square().mean() ** 2)
+    assert found.values.isnan().all()
+    assert not found.converged

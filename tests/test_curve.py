@@ -214,10 +214,22 @@ def test_steps_order_the_rows_and_seeds_split_them(tmp_path):
     assert curve.signal(seed=7)[1].tolist() == [7.5] * 12
 
 
-@pytest.mark.parametrize(("metric", "higher"), [("test_error", False), ("perplexity", False), ("f1", True)])
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("test_error", False),
+        ("perplexity", False),
+        ("val_rmse", False),
+        ("WER", False),
+        ("f1", True),
+        ("certainty", True),
+    ],
+)
 def test_the_direction_follows_from_the_name(tmp_path, metric, higher):
     curve = Curve.from_csv(write(tmp_path / "c.csv", table(f"lr,{metric}")), metric=metric)
     assert curve.rising_is_better is higher
+    text = write(tmp_path / "c.csv", table(f"lr,{metric}"))
+    assert Curve.from_csv(text, metric=metric, higher_is_better=not higher).rising_is_better is not higher
     assert curve.column == "validation_metric"
 
 

@@ -6,6 +6,7 @@ import pytest
 from small_tasks import PLAN, quadratic
 
 from superconv import files
+from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies.fit import _milder, fit
@@ -72,3 +73,14 @@ def test_minutes_leave_a_second_training_what_the_first_did_not_take():
     assert (milder.recipe.max_lr, milder.recipe.weight_decay, milder.seconds) == (0.3, 0.0, 12.0)
     late = _milder(quadratic(), Found(recipe=recipe), numbers, until=time.perf_counter() - 1, plan=PLAN)
     assert late.recipe.steps == 20
+
+
+def test_choices_are_given_by_name_and_a_folder_keeps_its_own(tmp_path):
+    numbers = fit(quadratic(), str(tmp_path), plan=PLAN, epochs=3, max_lr=0.3, evaluations=2)
+    assert numbers["steps"] == 48
+    assert fit(quadratic(), tmp_path, Choices(epochs=3), plan=PLAN, max_lr=0.3) == numbers
+    with pytest.raises(UserError, match="steps 48, not 160"):
+        fit(quadratic(), tmp_path, plan=PLAN, epochs=10)
+    with pytest.raises(TypeError, match="epoks"):
+        fit(quadratic(), tmp_path / "new", plan=PLAN, epoks=10)
+    assert not (tmp_path / "new").exists()

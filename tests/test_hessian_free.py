@@ -57,6 +57,42 @@ def test_corrected_is_one_over_h_for_any_optimizer_and_a_changing_rate(h, name):
     assert estimate.curvature == pytest.approx(h, rel=1e-4)
 
 
+@pytest.mark.parametrize("positional", [True, False])
+def test_gradients_that_a_closure_makes_are_those_of_its_first_call(positional):
+    theta, loss = quadratic(7.0)
+    optimizer = OPTIMIZERS["momentum"]([theta])
+    estimate, calls = HessianFreeLR(optimizer), []
+
+    def closure():
+        calls.append(float(theta))
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    for _ in range(6):
+        value = optimizer.step(closure) if positional else optimizer.step(closure=closure)
+        assert float(value) == pytest.approx(3.5 * calls[-1] ** 2)
+        assert estimate.raw == pytest.approx(1 / 7, rel=1e-4) or len(calls) == 1
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "seen"),
+    [
+        (lambda p: torch.optim.Adafactor(p, lr=0.01, weight_decay=0.1), 0.05),
+        (lambda p: torch.optim.SGD(p, lr=0.01, weight_decay=0.1), 0.15),
+        (lambda p: torch.optim.SGD(p, lr=0.01, weight_decay=0.1, maximize=True), -0.05 + 0.1),
+    ],
+)
+def test_decay_counts_where_the_optimizer_adds_it_to_its_gradient(make, seen):
+    theta, loss = quadratic(0.05)
+    optimizer = make([theta])
+    estimate = HessianFreeLR(optimizer)
+    walk(optimizer, loss, 4)
+    assert estimate.curvature == pytest.approx(seen, rel=1e-3)
+
+
 def test_coupled_weight_decay_is_part_of_the_curvature():
     theta, loss = quadratic(2.0)
     optimizer = torch.optim.SGD([theta], lr=0.05, weight_decay=0.5)

@@ -209,3 +209,30 @@ def test_cyclical_lr_and_range_sweep():
 def test_only_optimizers_are_driven():
     with pytest.raises(TypeError, match="not a torch optimizer"):
         ScheduledLR([1, 2], schedules.constant(1.0))
+
+
+def test_groups_that_share_a_rate_in_one_tensor_have_their_own_peaks():
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second]}], lr=torch.tensor(0.1))
+    scheduler = OneCycle(optimizer, [1.0, 3.0], 20)
+    for _ in range(9):
+        optimizer.step()
+        scheduler.step()
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([1.0, 3.0])
+
+
+def test_a_first_group_at_rate_zero_has_no_ratio():
+    frozen, free = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [frozen], "lr": 0.0}, {"params": [free]}], lr=0.1)
+    with pytest.raises(ValueError, match="a schedule for each group"):
+        OneCycle(optimizer, 1.0, 20)
+
+
+def test_a_group_without_momentum_that_is_added_later_stays_without():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    scheduler = OneCycle(optimizer, 1.0, 20)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "momentum": 0.0})
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["momentum"] < 0.95
+    assert optimizer.param_groups[1]["momentum"] == 0

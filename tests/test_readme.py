@@ -1,7 +1,6 @@
 """The README's examples run as printed."""
 
 import re
-from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import superconv
+from superconv.data import TensorSource
 from superconv.data.digits import load_digits
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -26,10 +26,22 @@ def test_range_test_and_one_cycle_in_a_plain_loop():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True)
     before = [p.clone() for p in model.parameters()]
-    scope = {"superconv": superconv, "F": F, "cycle": cycle, "model": model, "optimizer": optimizer, "loader": loader}
+    scope = {"superconv": superconv, "F": F, "model": model, "optimizer": optimizer, "loader": loader}
     exec(example("range-test"), scope)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
     assert scope["verdict"].lr_max > 0
     exec(example("one-cycle"), scope)
     accuracy = (model(images).argmax(1) == labels).float().mean()
     assert accuracy > 0.9
+
+
+def test_a_task_of_one_s_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = map(torch.as_tensor, load_digits().splits["train"])
+    images = images.float().flatten(1) / 255
+    scope = {"superconv": superconv, "F": F, "TensorSource": TensorSource}
+    scope |= {"make_model": lambda: torch.nn.Linear(64, 10), "images": images[200:], "labels": labels[200:]}
+    scope |= {"held_out_images": images[:200], "held_out_labels": labels[:200]}
+    exec(example("task"), scope)
+    assert scope["numbers"]["validation_accuracy"] > 0.9
+    assert Path("runs/mine/recipe.yaml").exists()

@@ -169,3 +169,10 @@ def test_every_logged_rate_of_the_author_is_reproduced(shared_logs: Path):
                     assert lr(int(row["iteration"])) == expected, (run["name"], row["iteration"])
                     compared += 1
     assert compared > 10_000
+
+
+def test_a_plateau_has_room_for_its_phases_or_is_refused():
+    assert s.simulate(s.warmup_stable_decay(10, 1.0, warmup=1.0, decay=0.0), 10)[-1] == 1.0
+    for steps, warmup, decay in ((3, 0.5, 0.5), (10, 0.01, 0.2), (10, 0.2, 0.01)):
+        with pytest.raises(ValueError, match="too few"):
+            s.warmup_stable_decay(steps, 1.0, warmup=warmup, decay=decay)

@@ -172,7 +172,9 @@ class Judge:
     curve: Positional[Path]
     """The CSV, or a range_test.json of superconv."""
     metric: str = "test_accuracy"
-    """The column to judge; one with `loss` in its name is better when lower."""
+    """The column to judge; losses, errors, perplexities and the like are known to be better when lower."""
+    lower_is_better: bool = False
+    """The column is better when lower, whatever its name."""
     json: bool = False
     """Print one JSON object."""
     plot: Path | None = None

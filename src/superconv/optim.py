@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 
+DECOUPLED = tuple(getattr(torch.optim, k) for k in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, k))
+"""Whose decay is apart from the gradient, with or without torch's flag of that name."""
 FUSED = ("SGD", "Adam", "AdamW")
 """Whose update is one kernel on every device: 0.16 ms of a millisecond on the CPU."""
 

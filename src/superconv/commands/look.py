@@ -21,7 +21,9 @@ def judge(command: cli.Judge, line: str) -> None:
         value = files.read_json(command.curve)
         curve = Curve.from_dict(value["curve"] if isinstance(value, dict) and "curve" in value else value)
     else:
-        curve = Curve.from_csv(command.curve, metric=command.metric)
+        curve = Curve.from_csv(
+            command.curve, metric=command.metric, higher_is_better=False if command.lower_is_better else None
+        )
     verdict = judge_curve(curve)
     if command.plot:
         from superconv.report.plots import save_curve

@@ -21,7 +21,8 @@ class GhostBatchNorm(_BatchNorm):
 
     Args:
         num_features: Channels.
-        batch_norm_size: Images of a chunk; the last may hold fewer. None takes the whole batch.
+        batch_norm_size: Images of a chunk; the last may hold fewer (of vectors, two at least). None takes the whole
+            batch.
         average: Share of the running statistics that an update keeps, as Caffe's `moving_average_fraction`: sums
             S ← average·S + statistic and n ← average·n + 1, of which S / n is used. Unlike torch's exponential average
             it forgets its start at once. None takes `momentum` as torch does.

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from superconv.rates.snapshot import probing
 
@@ -18,7 +20,8 @@ class Eigenvalues:
     Attributes:
         values: float64 of shape (k,), descending.
         residuals: float64 of shape (k,): ‖Hv − λv‖ of each; an eigenvalue of H lies within it.
-        converged: Whether every residual is below the tolerance times the largest |λ|.
+        converged: Whether every residual is below the tolerance times the largest |λ|. Where the Hessian is not finite,
+            nothing is: values and residuals are then NaN.
         products: Hessian-vector products that it took, each about two backward passes.
     """
 
@@ -56,7 +59,8 @@ def top_eigenvalues(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the model has no trainable parameter, so its loss has no Hessian")
-    with probing(model), torch.enable_grad():
+    # Of torch's ways to compute attention only the plain one can be differentiated twice.
+    with probing(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         value = loss()
         if not value.requires_grad:
             raise ValueError("the loss does not depend on the model's trainable parameters")
@@ -123,6 +127,9 @@ def lanczos(
             for earlier in basis:
                 image = image - (image @ earlier) * earlier
         rest = float(image.norm())
+        if not isfinite(rest):
+            nothing = torch.full((k,), torch.nan, dtype=torch.float64)
+            return Eigenvalues(nothing, nothing, converged=False, products=len(diagonal))
         matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
         if beside:
             off = torch.tensor(beside, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of the JSON form; raised when a reader of the old form would misread the new one
 
 Column = Literal["validation_metric", "train_metric", "validation_loss", "train_loss"]
+LOWER = frozenset({"loss", "error", "perplexity", "entropy", "mse", "rmse", "mae", "nll", "wer", "cer", "bpc", "bpb"})
+"""Words in the name of what is better when lower."""
 _PREFERRED: tuple[Column, ...] = ("validation_metric", "train_metric", "validation_loss", "train_loss")
 Array = NDArray[np.float64]
 
@@ -177,7 +180,9 @@ class Curve:
         return cls.from_json(files.read_text(Path(path)), source=path)
 
     @classmethod
-    def from_csv(cls, path: str | os.PathLike[str], *, metric: str = "test_accuracy") -> "Curve":
+    def from_csv(
+        cls, path: str | os.PathLike[str], *, metric: str = "test_accuracy", higher_is_better: bool | None = None
+    ) -> "Curve":
         """Read a sweep from anybody's CSV: a column ``lr`` or ``learning_rate`` and one named by `metric`.
 
         Columns are found by name, whatever the case and the spaces around it; commas, semicolons (also with
@@ -189,9 +194,9 @@ class Curve:
 
         Args:
             path: The file.
-            metric: Name of the column to judge. Names with "loss" hold a loss; those with "error" or
-                "perplexity" a metric that is better when lower. A name starting with "train" goes to the training
-                columns.
+            metric: Name of the column to judge. Names with "loss" hold a loss. A name starting with "train" goes to
+                the training columns.
+            higher_is_better: Of a metric; not given, the name decides: with a word of `LOWER` it is better when lower.
 
         Raises:
             UserError: A file that cannot be used; the message names file, row and column and says what to do.
@@ -203,13 +208,15 @@ class Curve:
         empty: tuple[float | None, ...] = (None,) * len(rows)
         columns: dict[str, Any] = dict.fromkeys(_PREFERRED, empty)
         columns[column] = tuple(row.value for row in rows)
+        lower = is_loss or "error" in name or not LOWER.isdisjoint(re.findall("[a-z]+", name))
+        higher = not lower if higher_is_better is None else higher_is_better
         bare = name.removeprefix("train_").removeprefix("test_").removeprefix("validation_").removeprefix("val_")
         return cls(
             lr=tuple(row.lr for row in rows),
             step=tuple(row.step for row in rows),
             seed=tuple(row.seed for row in rows),
             metric="loss" if is_loss else bare,
-            higher_is_better=not any(word in name for word in ("loss", "error", "perplexity")),
+            higher_is_better=higher,
             **columns,
         )
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from superconv.optim import DECOUPLED
+
 SMOOTHING = 0.1  # weight of a new estimate, and the value that the average starts from: the author's scripts have both
 
 
@@ -37,9 +39,10 @@ class HessianFreeLR:
     reduced over processes, coupled weight decay added. Where they come from different minibatches, their noise is
     part of the denominator in both forms, so the estimate is smaller than that of the whole data.
 
-    A step is an update that happened: what a gradient scaler skips leaves the estimate alone. Nothing is read from the
-    device but by `value`, `raw` and `curvature` (and, under fp16 with a fused optimizer, whether a step was skipped).
-    Two copies of the parameters are kept; ``scope="element"`` keeps two more for its results.
+    Where ``step`` is given a closure, gradients are those of its first call. A step is an update that happened: what a
+    gradient scaler skips leaves the estimate alone. Nothing is read from the device but by `value`, `raw` and
+    `curvature` (and, under fp16 with a fused optimizer, whether a step was skipped). Two copies of the parameters are
+    kept; ``scope="element"`` keeps two more for its results.
 
     Args:
         optimizer: One optimizer, or several that step in turn; an estimate is made when all have.
@@ -151,18 +154,20 @@ class HessianFreeLR:
             part.rates = None if saved["rates"] is None else saved["rates"].to(like[0].device).clone()
 
     @torch.no_grad()
-    def _before(self, part: "_Part", optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before(self, part: "_Part", optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         part.check()
         if self._plain and not part.first:
             part.first = [t.detach().clone() for t in part.tensors()]
-        elif not self._plain and self._steps % self._stride == 0:
+        elif not self._plain and self._steps % self._stride == 0 and not _skips(optimizer):
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+            if closure is not None:  # makes the gradients only within the step
+                return args[:1], {**kwargs, "closure": _noting(closure, partial(part.compare_gradients, self._order))}
             part.compare_gradients(self._order)
+        return None
 
     @torch.no_grad()
     def _after(self, part: "_Part", optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # A fused optimizer is called even when fp16 overflowed, and skips inside its kernel.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
+        if _skips(optimizer):
             return
         part.stepped = True
         if not all(p.stepped for p in self._parts):
@@ -269,12 +274,13 @@ class _Part:
     def _gradients(self) -> list[Tensor]:
         """Of the loss with coupled weight decay, unscaled; zeros for what has none."""
         scale = getattr(self.optimizer, "grad_scale", None)  # set while a fused optimizer unscales in its kernel
-        result = []
+        result, apart = [], isinstance(self.optimizer, DECOUPLED)
         for group in self.optimizer.param_groups:
-            decay = 0.0 if group.get("decoupled_weight_decay") else group.get("weight_decay", 0.0)
+            decay = 0.0 if apart or group.get("decoupled_weight_decay") else group.get("weight_decay", 0.0)
             for p in group["params"]:
                 g = torch.zeros_like(p) if p.grad is None else p.grad
                 g = g if scale is None else g / scale
+                g = -g if group.get("maximize") else g
                 result.append(g.add(p, alpha=decay) if decay and p.grad is not None else g)
         return result
 
@@ -285,6 +291,26 @@ class _Part:
         rates += [groups[0]["lr"]] * (size - len(rates))
         device = self.tensors()[0].device
         return torch.stack([torch.as_tensor(r, dtype=torch.float32, device=device) for r in rates])
+
+
+def _skips(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer, which is called even when fp16 overflowed, skips this step inside its kernel."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
+
+
+def _noting(closure: Callable[[], Any], note: Callable[[], None]) -> Callable[[], Any]:
+    """The closure, with a note taken after its first call."""
+    left = [note]
+
+    def noting() -> Any:
+        loss = closure()
+        if left:
+            with torch.no_grad():
+                left.pop()()
+        return loss
+
+    return noting
 
 
 def _norms(tensors: list[Tensor], order: int) -> Tensor:

@@ -19,8 +19,9 @@ class ScheduledLR(LRScheduler):
     """Sets rate and momentum of every parameter group to functions of the update.
 
     Call `step()` after every update. The state is the number of updates made, so a checkpoint may be loaded into
-    optimizer and scheduler in any order, and a scheduler built with another length or peak simply applies it. Do not
-    nest it in torch's `SequentialLR`, which calls schedulers back to their start; use `schedules.join`.
+    optimizer and scheduler in any order, and a scheduler built with another length or peak simply applies it: then load
+    the optimizer first, or its first update still has the saved rate. Do not nest it in
+    torch's `SequentialLR`, which calls schedulers back to their start; use `schedules.join`.
 
     Args:
         optimizer: Any torch optimizer; rates that are tensors stay tensors.
@@ -30,8 +31,8 @@ class ScheduledLR(LRScheduler):
         last_epoch: Index of the last update made, −1 for none (torch's name for it).
 
     Raises:
-        ValueError: The number of schedules is not that of the groups, or a group that shall have a momentum schedule
-            has neither `momentum` nor `betas`.
+        ValueError: The number of schedules is not that of the groups, a group that shall have a momentum schedule has
+            neither `momentum` nor `betas`, or a single schedule has a first group at rate 0, to which none has a ratio.
     """
 
     def __init__(
@@ -51,7 +52,14 @@ class ScheduledLR(LRScheduler):
         for i, group in enumerate(groups):
             if _of(momentum, i) is not None and not {"momentum", "betas"} & group.keys():
                 raise ValueError(f"{type(optimizer).__name__} has neither momentum nor betas to schedule")
+            if any(group["lr"] is other["lr"] for other in groups[:i]):  # a tensor that torch lets groups share
+                group["lr"] = _copied(group["lr"])
             group.setdefault("initial_lr", _copied(group["lr"]))
+        initial = [float(group["initial_lr"]) for group in groups]
+        if not isinstance(learning_rate, Sequence) and initial[0] == 0 and any(initial):
+            raise ValueError(
+                "the first parameter group has rate 0, to which others have no ratio: give a schedule for each group"
+            )
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | torch.Tensor]:
@@ -86,7 +94,8 @@ class ScheduledLR(LRScheduler):
             else:
                 group["lr"] = rate
             momentum = _of(self._momentum, i)
-            if momentum is None:
+            added = isinstance(self._momentum, Sequence) and i >= len(self._momentum)
+            if momentum is None or (added and not _has_momentum(group)):
                 continue
             if "momentum" in group:
                 group["momentum"] = momentum(t)

@@ -43,7 +43,8 @@ class RangeTest:
     ```
 
     **What is put back**, at the end of the block however it ends: all that `Snapshot` lists. Leave `scheduler.step()`
-    out of the loop, since the test cannot know of it; a scheduler that is attached otherwise stays as it is.
+    out of the loop, since the test cannot know of it; a scheduler that is attached otherwise stays as it is. So does a
+    `HessianFreeLR`: attach it within the block, or after.
 
     **What counts as an update**: every optimizer has stepped since the last one. A step that a gradient scaler skipped
     is none, be it skipped by the scaler or within a fused optimizer. Call `record` after the step; of several calls

@@ -158,7 +158,7 @@ def warmup_stable_decay(
         max_lr: Rate of the plateau.
         warmup: Fraction of the run that rises.
         decay: Fraction of the run that falls.
-        final_lr: Rate of update N−1.
+        final_lr: Rate of update N−1, if there is a decay.
 
     Raises:
         ValueError: Fractions outside [0, 1] or above 1 together, or a run too short for them.
@@ -167,8 +167,10 @@ def warmup_stable_decay(
     if warmup + decay > 1:
         raise ValueError(f"warmup {warmup} and decay {decay} must not exceed 1 together")
     last = _last(total_steps)
-    times = [0, round(total_steps * warmup), min(last, round(total_steps * (1 - decay))), last]
-    values = [0.0 if times[1] else max_lr, max_lr, max_lr, final_lr]
+    times = [0, *(min(last, round(total_steps * share)) for share in (warmup, 1 - decay)), last]
+    if times[1] > times[2] or (warmup and times[1] == 0) or (decay and times[2] == last):
+        raise ValueError(f"{total_steps} updates are too few for phases that end at updates {times}: take more")
+    values = [0.0 if times[1] else max_lr, max_lr, max_lr, final_lr if decay else max_lr]
     return _through(times, values, "linear")
 
 

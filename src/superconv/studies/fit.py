@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from superconv import files
+from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies.kind import kind_of
 from superconv.studies.pace import FEWEST
 from superconv.studies.probes import at_peak
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
-from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline
+from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline, updates_of
 from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
+from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.plan_search import find_plan
 from superconv.training.sweeps import RateSearch
@@ -26,7 +29,7 @@ RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made ag
 
 def fit(
     task: Task,
-    folder: Path,
+    folder: Path | str,
     choices: Choices | None = None,
     *,
     final_task: Task | None = None,
@@ -56,16 +59,21 @@ def fit(
         on_found: Told the recipe before each training begins.
         began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
         evaluations: How often the validation split is read while training.
-        options: Further arguments of `superconv.training.loop.train`.
+        options: Fields of `Choices`, on top of those given: `fit(task, folder, epochs=3)`; and further arguments of
+            `superconv.training.loop.train`.
 
     Returns:
         The numbers of `run.json`.
 
     Raises:
-        UserError: Contradicting choices, unusable data, or no rate that trains the network.
+        UserError: Contradicting choices, unusable data, no rate that trains the network, or a folder with a run of
+            other choices.
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
     """
-    choices, began = choices or Choices(), began or time.perf_counter()
+    settled = {f.name: options.pop(f.name) for f in fields(Choices) if f.name in options}
+    if unknown := options.keys() - signature(train).parameters:
+        raise TypeError(f"fit() has no argument {', '.join(sorted(unknown))}")
+    choices, folder, began = replace(choices or Choices(), **settled), Path(folder), began or time.perf_counter()
     plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices)).plan
     recipe_file, sweeps_file, probes_file = (folder / n for n in ("recipe.yaml", "range_test.json", "probes.json"))
     if recipe_file.exists():
@@ -73,6 +81,7 @@ def fit(
         seconds = files.read_json(probes_file).get("seconds", 0.0) if probes_file.exists() else 0.0
         seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
         found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
+        _refuse_others(found.recipe, choices.filled(), len(task.train), folder)
     else:
         found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
         if found.search and writes():
@@ -104,6 +113,18 @@ def fit(
         if writes():
             _put_aside(folder)
     return numbers
+
+
+def _refuse_others(recipe: Recipe, choices: Choices, samples: int, folder: Path) -> None:
+    """Refuse to go on with a recipe that other choices made."""
+    asked = {name: getattr(choices, name) for name in ("batch_size", "max_lr", "weight_decay", "steps")}
+    if choices.epochs is not None:
+        asked["steps"] = updates_of(choices, samples, recipe.batch_size)
+    for name, value in asked.items():
+        if value is not None and getattr(recipe, name) != value:
+            raise UserError(
+                f"{folder} holds a run with {name} {getattr(recipe, name)}, not {value}: name another folder"
+            )
 
 
 def _milder(task: Task, found: Found, numbers: Numbers, *, until: float | None, plan: ExecutionPlan) -> Found:

@@ -15,7 +15,6 @@ from superconv.recipe import Recipe
 from superconv.training.task import Task
 
 HEAVY_BALL = (torch.optim.SGD, torch.optim.ASGD, optim.CaffeSGD)
-DECOUPLED = tuple(getattr(torch.optim, k) for k in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, k))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ def _kind(model: nn.Module, optimizers: Sequence[Optimizer]) -> Kind:
         heavy_ball=all(isinstance(optimizer, HEAVY_BALL) for optimizer in optimizers),
         momentum=all({"momentum", "betas"} & group.keys() for group in groups),
         decoupled=all(
-            isinstance(optimizer, DECOUPLED) or optimizer.param_groups[0].get("decoupled_weight_decay")
+            isinstance(optimizer, optim.DECOUPLED) or optimizer.param_groups[0].get("decoupled_weight_decay")
             for optimizer in optimizers
         ),
         dropout=dropout_rates(model),

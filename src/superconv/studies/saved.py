@@ -37,13 +37,13 @@ class Saved:
     """Share of the shorter side that is cut out where an image is brought to the model's size."""
 
     @torch.inference_mode()
-    def predict(self, path: Path) -> Prediction:
+    def predict(self, path: Path | str) -> Prediction:
         """Classify an image file of any size; it is brought to that of the training images as those were.
 
         Raises:
             UserError: The file is no image.
         """
-        probabilities = self.model(self._read(path)).softmax(-1)[0]
+        probabilities = self.model(self._read(Path(path))).softmax(-1)[0]
         ranked = sorted(zip(self.class_names, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
         return Prediction(*ranked[0], dict(ranked))
 

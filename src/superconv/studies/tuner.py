@@ -82,7 +82,7 @@ def find_recipe(
     trial = outline(task, choices)
     plan = plan or find_plan(task, trial).plan
     kind, samples = kind_of(task, trial), len(task.train)
-    steps = _steps(choices, samples, trial.batch_size)
+    steps = updates_of(choices, samples, trial.batch_size)
     pace, until, least = None, 0.0, LEAST_BUDGET
     if choices.minutes is not None:
         until = (began or entered) + 60 * choices.minutes
@@ -126,7 +126,7 @@ def outline(task: Task, choices: Choices) -> Recipe:
     if choices.max_lr is None:
         refuse_watched(task.watched)
     batch_size, _ = _batch(len(task.train), choices)
-    steps = _steps(choices, len(task.train), batch_size)
+    steps = updates_of(choices, len(task.train), batch_size)
     choices.recipe(batch_size=batch_size, steps=steps, max_lr=1.0, reasons={})  # what makes none is said now
     return choices.recipe(batch_size=batch_size, steps=max(FEWEST, steps), max_lr=1.0, reasons={})
 
@@ -270,7 +270,8 @@ def _unsearched(task: Task, whole: Recipe, choices: Choices, kind: Kind) -> tupl
     return choices, reasons
 
 
-def _steps(choices: Choices, samples: int, batch_size: int) -> int:
+def updates_of(choices: Choices, samples: int, batch_size: int) -> int:
+    """Updates of the training that is asked for, but in minutes; the default length where none is."""
     if choices.steps is not None:
         return choices.steps
     if choices.epochs is not None:
