@@ -32,7 +32,7 @@ from superconv import files
 from superconv.recipe import Recipe, plain
 from superconv.studies.intervals import mean_interval
 from superconv.training.loop import train
-from superconv.training.plan import ExecutionPlan
+from superconv.training.plan import ExecutionPlan, machine
 from superconv.training.task import Task
 
 GRID_SEED = 1000  # apart from the fresh seeds 0, 1, …
@@ -79,6 +79,7 @@ def measure(problem: Problem, method: str, seed: int, prepare: Callable[[], Read
         "search_updates": ready.search_updates,
         "search_seconds": round(ready.search_seconds, 3),
         "seconds": round(run.seconds, 3),
+        "machine": machine("cpu"),
         "recipe": {k: v for k, v in plain(ready.recipe).items() if v != DEFAULTS.get(k)},
     }
 
@@ -89,6 +90,9 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
     task = problem.make()
     stored = json.loads(path.read_text()) if path.exists() else {}
     rows = stored.setdefault("rows", [])
+    about = json.loads(json.dumps({k: v for k, v in vars(problem).items() if k != "make"}))
+    if other := [k for k, v in about.items() if rows and stored.get(k) != v]:
+        raise SystemExit(f"{path} holds rows of another {' and '.join(other)}: move it, or set {name} back")
     done = {(row["method"], row["seed"]) for row in rows}
     for method, seed, prepare in jobs(problem, task, rows, given.methods, given.seeds or problem.seeds):
         if (method, seed) in done:
@@ -96,7 +100,6 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
         if out_of_time():
             return
         rows.append(measure(problem, method, seed, prepare))
-        about = {k: v for k, v in vars(problem).items() if k != "make"}
         stored |= {"task": task.name, "higher_is_better": task.metric is not None and task.higher_is_better, **about}
         stored |= {"command": records.command(), **records.place("cpu"), "missing": MISSING}
         files.write_json(path, stored)

@@ -152,12 +152,26 @@ def test_refit_trains_on_the_validation_split_too(tmp_path):
     assert run("fit", "digits", "--max-lr", 0.2, "--steps", 30, "--resume", "--out", tmp_path / "run", *CPU) == 2
 
 
+def test_refit_needs_images_that_were_held_out_of_the_others(tmp_path, capsys):
+    options = ["--train-samples", 200, "--refit", "--max-lr", 0.1, "--steps", 20]
+    assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 2
+    assert "--train-samples" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_brackets_in_a_path_are_no_markup(tmp_path, capsys):
+    options = ["--max-lr", 0.1, "--steps", 20, "--plan", "fp32,eager"]
+    assert run("fit", "digits", *options, "--out", tmp_path / "[abc]", *CPU) == 0
+    assert "[abc]/report.html" in capsys.readouterr().err
+
+
 def test_a_watched_test_split_is_called_one(tmp_path):
     options = ["--max-lr", 0.1, "--steps", 20, "--watch-test"]
     assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "the test split, watched while training" in page
     assert "read once" not in page
+    assert "no test score" not in page
     assert "the validation split" not in page
 
 
@@ -281,6 +295,8 @@ def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkey
         (["range-test", "digits", "--validation-samples", "0"], "validation_samples"),
         (["balance", "digits", "--seeds", "0"], "seeds"),
         (["compare", "digits", "--seeds", "0"], "seeds"),
+        (["compare", "digits", "--steps", "20", "20"], "--steps"),
+        (["balance", "digits", "--sweep-steps", "0"], "sweep_steps"),
         (["speedrun", "digits", "--seeds", "0"], "seeds"),
         (["reproduce", "fig1a", "--seeds", "0"], "seeds"),
         (["estimate", "digits", "--stride", "0"], "stride"),

@@ -43,6 +43,19 @@ def test_the_interval_of_the_speed_up_shows_where_seeds_disagree():
     assert (only.low, only.high) == (2.0, 4.0)
 
 
+def test_one_seed_has_no_interval():
+    (only,) = speed_up({100: [0.8]}, {400: [0.69]}, name="piecewise")
+    assert (only.ratio, only.low, only.high, only.seeds) == (4.0, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"), [({"steps": ()}, "--steps"), ({"steps": (9, 9)}, "--steps"), ({"schedules": ()}, "--schedules")]
+)
+def test_lengths_and_schedules_are_named_once(fields, says):
+    with pytest.raises(UserError, match=says):
+        Comparison(**fields).candidates()
+
+
 def test_losses_are_compared_the_other_way_round():
     (only,) = speed_up({100: [0.5], 200: [0.2]}, {400: [0.3]}, name="piecewise", higher_is_better=False)
     assert only.one_cycle_steps == 200
@@ -103,9 +116,11 @@ def test_without_a_validation_split_of_its_own_nothing_can_be_chosen(tmp_path, s
 def test_the_command_writes_json_and_a_page(tmp_path):
     command = [sys.executable, "-m", "superconv", "compare", "digits", "--schedules", "one_cycle,cosine"]
     command += ["--steps", "20", "40", "--seeds", "2", "--max-lr", "one_cycle=0.3", "cosine=0.1"]
-    command += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    command += ["--final-lr", "0.01", "--out", str(tmp_path / "out"), "--device", "cpu"]
     subprocess.run(command, check=True, capture_output=True)
     result = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert result["seeds"] == [0, 1]
     assert result["command"].startswith("superconv compare digits")
+    specs = [json.loads(path.read_text())["recipe"] for path in (tmp_path / "out").rglob("spec.json")]
+    assert {spec["final_lr"] for spec in specs} == {0.01}
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()

@@ -86,3 +86,12 @@ def test_the_command_and_the_report(tmp_path, capsys):
     assert any("stable_lr" in row for row in read(run / "estimate.jsonl"))
     search = json.loads((run / "range_test.json").read_text())
     assert len(search["curve"]["estimate"]) == len(search["curve"]["lr"])
+
+
+def test_a_training_that_diverges_is_called_so(tmp_path, capsys):
+    command = ["estimate", "digits", "--max-lr", "1e30", "--steps", "30", "--device", "cpu", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert "became infinite at update" in capsys.readouterr().err
+    stored = json.loads((tmp_path / "estimate.json").read_text())
+    assert stored["diverged"]
+    assert stored["steps"] < 30

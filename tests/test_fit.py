@@ -1,9 +1,13 @@
 """A fit whose training diverges is made again under a lower peak, unless the peak was given."""
 
 import time
+from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_tasks import PLAN, quadratic
+from torch import nn
 
 from superconv import files
 from superconv.errors import UserError
@@ -84,3 +88,23 @@ def test_choices_are_given_by_name_and_a_folder_keeps_its_own(tmp_path):
     with pytest.raises(TypeError, match="epoks"):
         fit(quadratic(), tmp_path / "new", plan=PLAN, epoks=10)
     assert not (tmp_path / "new").exists()
+
+
+class Tied(nn.Module):
+    """A linear layer under two names, as language models tie the embedding to the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_tied_weights_are_kept(tmp_path):
+    fit(replace(quadratic(), model=Tied), tmp_path, plan=PLAN, steps=20, max_lr=0.01)
+    stored = load_file(tmp_path / "model.safetensors")
+    model = Tied()
+    model.load_state_dict(stored)
+    assert torch.equal(stored["first.weight"], stored["second.weight"])

@@ -64,11 +64,11 @@ def test_gradients_that_a_closure_makes_are_those_of_its_first_call(positional):
     estimate, calls = HessianFreeLR(optimizer), []
 
     def closure():
-        calls.append(float(theta))
+        calls.append(theta.item())
         optimizer.zero_grad()
         value = loss()
         value.backward()
-        return value
+        return value.detach()
 
     for _ in range(6):
         value = optimizer.step(closure) if positional else optimizer.step(closure=closure)

@@ -1,5 +1,7 @@
 """The regret benchmark: what its rows mean together, and that a peer's schedule is the peer's."""
 
+import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from superconv.training.plan import ExecutionPlan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import regret
 from regret_further import FURTHER
 from regret_methods import found_by, grid
 from regret_summary import ORACLE, Standing, mean_ranks, oracle, pooled, standings, top_settings
@@ -42,6 +45,13 @@ def test_the_oracle_is_chosen_on_validation_alone():
     name, rows = oracle(GRID + AGAIN)
     assert name == "b"
     assert [r["test"] for r in rows] == pytest.approx([0.80, 0.82])
+
+
+def test_rows_of_another_problem_are_not_gone_on_with(tmp_path):
+    (tmp_path / "digits.json").write_text(json.dumps({"epochs": 99, "rows": [GRID[0]]}))
+    given = argparse.Namespace(out=tmp_path, methods=[ORACLE], seeds=1)
+    with pytest.raises(SystemExit, match="epochs"):
+        regret.run_task("digits", given, lambda: True)
 
 
 def test_regret_is_paired_by_seed_and_in_points_or_per_cent():

@@ -266,15 +266,18 @@ def test_candidates_are_chosen_by_what_was_held_out_then_made_for_all_seeds(tmp_
 
 
 def test_what_fails_is_said_and_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "run_all", partial(fail, reason="the data are absent"))
+    tried = []
+    monkeypatch.setattr(study, "run_all", partial(fail, reason="the data are absent", tried=tried))
     make(tmp_path, "cifar100")
+    assert len(tried) == len({identity(spec) for spec in tried}) > 0  # by the next command, not by this one
     folder = tmp_path / "results" / "cpu"
     entry = next(e for e in files.read_json(folder / CLAIMS) if e["claim"] == "cifar100")
     assert (entry["verdict"], entry["why"]) == ("not run", "the data are absent")
     assert finished(experiments(TOY)["cifar100"], Store(folder)) == 0
 
 
-def fail(specs, root, *, executor, report, reason):
+def fail(specs, root, *, executor, report, reason, tried):
+    tried += specs
     for spec in specs:
         report(spec, Failure(reason=reason))
 

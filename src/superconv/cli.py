@@ -68,7 +68,7 @@ class Fit:
     running: OmitArgPrefixes[Running] = field(default_factory=Running)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     refit: bool = False
-    """Once everything is chosen, train on the validation split too."""
+    """Once everything is chosen, train on the images that were held out too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +234,7 @@ class Compare:
     min_momentum: float | None = None
     """Momentum at the peak of the cycle."""
     final_lr: float | None = None
-    """Rate of a cycle's last update; none takes a thousandth of its peak."""
+    """Rate of the last update of one_cycle and cosine; none takes a thousandth of the cycle's peak, and 0."""
     warmup: float = 0.45
     """Fraction of the run in which a cycle rises."""
     annihilation: float = 0.1

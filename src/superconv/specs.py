@@ -230,13 +230,17 @@ class Comparison:
         """The rates of each schedule.
 
         Raises:
-            UserError: What was given is no rate, or for a schedule that is not compared.
+            UserError: What was given is no rate, or for a schedule that is not compared; or there are no schedules or
+                lengths, or one of them twice.
         """
+        for option, listed in (("schedules", self.schedules), ("steps", self.steps)):
+            if not listed or len(set(listed)) < len(listed):
+                raise UserError(f"--{option} takes one value or more, each once")
         rates: dict[str, tuple[float, ...]] = dict.fromkeys(self.schedules, COMPARED_RATES)
         for words in self.max_lr:
             name, _, values = words.partition("=")
             try:
-                rates[name] = tuple(float(value) for value in values.split(","))
+                rates[name] = tuple(float(value) for value in dict.fromkeys(values.split(",")))
             except ValueError as error:
                 raise UserError(f"--max-lr takes schedule=rate,rate,…, such as one_cycle=1,3, not {words!r}") from error
         if foreign := [name for name in rates if name not in self.schedules]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from superconv.training.plan_search import PlanSearch
     from superconv.training.task import Task
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 TOLD = ("schedule", "steps", "batch_size", "max_lr", "momentum", "weight_decay", "dropout")  # even without a reason
 
 
@@ -30,7 +30,7 @@ def say(text: str, *, whole: bool = True) -> None:
     from superconv.studies.runner import writes
 
     if writes():
-        console.print(text, highlight=False, soft_wrap=whole)
+        console.print(text, soft_wrap=whole)
 
 
 def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPlan":

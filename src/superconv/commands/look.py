@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from superconv import cli, files
 from superconv.commands.common import console, print_verdict
+from superconv.errors import UserError
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import judge as judge_curve
 
@@ -17,6 +18,8 @@ from superconv.rates.verdict import judge as judge_curve
 def judge(command: cli.Judge, line: str) -> None:
     """`superconv judge`."""
     is_json = command.curve.suffix == ".json"
+    if is_json and (command.metric != cli.Judge.metric or command.lower_is_better):
+        raise UserError("--metric and --lower-is-better are for a CSV: a range_test.json says them itself")
     if is_json:
         value = files.read_json(command.curve)
         curve = Curve.from_dict(value["curve"] if isinstance(value, dict) and "curve" in value else value)

@@ -51,7 +51,7 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
             )
         _print_claims(files.read_json(store.folder / CLAIMS), store)
         if left:
-            console.print(f"{len(left)} runs are left: the same command goes on with them", highlight=False)
+            console.print(f"{len(left)} runs are left: the same command goes on with them")
     elif command.page is None:
         raise UserError("name the experiments to reproduce, or all; superconv reproduce --list shows them")
     if command.page is not None:
@@ -71,10 +71,9 @@ def _plan(scale: "Scale", asked: cli.Machine) -> str | None:
 
 
 def _print_list(scale: "Scale", shown: Mapping[str, "Experiment"], store: "Store") -> None:
-    from superconv.paper.arms import identity
     from superconv.paper.experiments import LEFT_OUT
     from superconv.paper.scales import total_minutes
-    from superconv.studies.reproduce import finished
+    from superconv.studies.reproduce import finished, wanted
 
     table = Table("name", "what", "figure", box=None, title=f"scale {scale.name}: {scale.about}", title_justify="left")
     for header in ("runs", "updates", "minutes", "done"):
@@ -82,7 +81,7 @@ def _print_list(scale: "Scale", shown: Mapping[str, "Experiment"], store: "Store
     distinct: dict[str, RunSpec] = {}
     for name, experiment in shown.items():
         runs = experiment.runs
-        distinct |= {identity(spec): spec for spec in runs}
+        distinct |= wanted(experiment, store)
         updates = sum(spec.recipe.steps for spec in runs)
         minutes = total_minutes(scale, runs)
         numbers = (f"{len(runs)}", f"{updates:,}", f"{minutes:,.0f}", f"{finished(experiment, store)}/{len(runs)}")
@@ -105,7 +104,7 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
     else:
         words = f"failed: {outcome.reason}"
     what = f"{spec.task.model} {recipe.schedule} {recipe.steps} updates up to {recipe.max_lr:g}, seed {spec.seed}"
-    console.print(f"{what}  {words}", highlight=False, soft_wrap=True)
+    console.print(f"{what}  {words}", soft_wrap=True)
 
 
 def _print_claims(entries: list[dict[str, Any]], store: "Store") -> None:
@@ -122,4 +121,4 @@ def _print_claims(entries: list[dict[str, Any]], store: "Store") -> None:
     if table.row_count:
         Console().print(table)
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    console.print(f"claims: {words}; all in {store.folder}", highlight=False)
+    console.print(f"claims: {words}; all in {store.folder}")

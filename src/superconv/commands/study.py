@@ -11,6 +11,7 @@ from rich.table import Table
 from superconv import cli, files
 from superconv.commands.common import console, executor_of, print_recipe
 from superconv.errors import above, at_least
+from superconv.report.comparisons import interval_words
 
 if TYPE_CHECKING:
     from superconv.specs import RunSpec
@@ -24,10 +25,12 @@ def compare(command: cli.Compare, line: str) -> None:
 
     first = command.comparison
     at_least(1, seeds=first.seeds)
+    first.candidates()
     recipe = Recipe(
         steps=max(first.steps),
         batch_size=command.batch_size,
         max_lr=1.0,
+        final_lr=command.final_lr,
         warmup=command.warmup,
         annihilation=command.annihilation,
         momentum=command.momentum,
@@ -53,13 +56,13 @@ def compare(command: cli.Compare, line: str) -> None:
 
     page = write_comparison(result, command.out / "report.html")
     for gain in result["speed_up"]:
-        console.print(f"{gain['reason']}: {_ratio(gain)}", highlight=False)
+        console.print(f"{gain['reason']}: {_ratio(gain)}")
     for name in first.schedules:
         left = {row["steps"] for row in result["schedules"].get(name, ())}
         if missing := [str(steps) for steps in sorted(first.steps) if steps not in left]:
-            console.print(f"{name}: no run is left at {', '.join(missing)} updates", highlight=False)
+            console.print(f"{name}: no run is left at {', '.join(missing)} updates")
     if failures := result["failures"]:
-        console.print(f"runs that failed, and are left out: {len(failures)}; compare.json has them", highlight=False)
+        console.print(f"runs that failed, and are left out: {len(failures)}; compare.json has them")
     console.print(f"report: {page}")
 
 
@@ -73,7 +76,8 @@ def balance(command: cli.Balance, line: str) -> None:
     from superconv.studies.balance import balance as balance_task
     from superconv.training.task import image_task
 
-    at_least(1, seeds=command.balancing.seeds, batch_size=command.batch_size)
+    asked = command.balancing
+    at_least(1, seeds=asked.seeds, steps=asked.steps, sweep_steps=asked.sweep_steps, batch_size=command.batch_size)
     task = image_task(command.task)
     takes_dropout = models.takes(task.facts["model"]["name"], "dropout")
     recipe = Recipe(
@@ -103,12 +107,12 @@ def balance(command: cli.Balance, line: str) -> None:
     files.write_text(command.out / "recipe.yaml", result.recipe.to_yaml())
     page = write_balance(result, command.out / "report.html", command=line)
     _, headline, detail = summary(result)
-    console.print(f"{headline}. {detail}", highlight=False)
+    console.print(f"{headline}. {detail}")
     print_recipe(result.recipe)
     reached, chance = score(result.metric, result.chosen.accuracy), score(result.metric, result.margin)
     words = f"validation {result.metric} {reached} on {result.images} images; {chance} more or less may be chance"
-    console.print(words, highlight=False)
-    console.print(f"recipe: {command.out / 'recipe.yaml'}, report: {page}", highlight=False, soft_wrap=True)
+    console.print(words)
+    console.print(f"recipe: {command.out / 'recipe.yaml'}, report: {page}", soft_wrap=True)
 
 
 def _report_setting(spec: "RunSpec", outcome: "Outcome", *, dropout: bool) -> None:
@@ -130,7 +134,6 @@ def _report_setting(spec: "RunSpec", outcome: "Outcome", *, dropout: bool) -> No
         f"{'cycle' if spec.kind == 'trial' else 'range test':10} lr {recipe.max_lr:<6.3g} "
         f"decay {shown('weight_decay', recipe.weight_decay):6} batch {recipe.batch_size:<5} "
         f"momentum {recipe.momentum:<5g} {share}seed {spec.seed}  {words}",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -144,7 +147,6 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
     recipe = spec.recipe
     console.print(
         f"{recipe.schedule:12} {recipe.steps:6} updates  lr {recipe.max_lr:<6g} seed {spec.seed}  {words}",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -152,8 +154,8 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
 def _ratio(gain: dict[str, Any]) -> str:
     if gain["ratio"] is None:
         return "no speed-up measured"
-    low, high = ("not reached" if end is None else f"{end:.2g}" for end in (gain["low"], gain["high"]))
-    return f"speed-up {gain['ratio']:.2g} (95 %: {low} to {high})"
+    interval = interval_words(gain)
+    return f"speed-up {gain['ratio']:.2g} ({f'95 %: {interval}' if interval else 'one seed, no interval'})"
 
 
 def speedrun(command: cli.Speedrun, line: str) -> None:
@@ -167,7 +169,7 @@ def speedrun(command: cli.Speedrun, line: str) -> None:
     chosen = attempt(command.target, width=command.width, epochs=command.epochs)
 
     def report(seed: int, seconds: float, accuracy: float) -> None:
-        console.print(f"seed {seed}: {accuracy:.2%} in {seconds:.1f} s", highlight=False)
+        console.print(f"seed {seed}: {accuracy:.2%} in {seconds:.1f} s")
 
     result = run(
         command.data,

@@ -41,6 +41,11 @@ def fit(command: cli.Fit, line: str) -> None:
     settled = {"task": spec, "choices": choices, "seed": seed, "refit": command.refit}
     task = image_task(command.task)
     final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
+    if final and len(final.train) != len(task.train) + len(task.validation or ()):
+        raise UserError(
+            "--refit joins images that were held out to those they were held out of: not with --train-samples, nor "
+            "where the set has a validation split of its own"
+        )
     with folder_of(command.running, plan, command.task.data, settled) as folder:
         for note in task.facts["notes"]:
             say(f"note: {note}")
@@ -174,6 +179,8 @@ def estimate(command: cli.Estimate, line: str) -> None:
     )
     if writes():
         save_estimates(found.rows, command.out / "estimate.png")
+        if found.diverged:
+            say(f"the loss became infinite at update {found.steps}: the rates until there are shown")
         table = Table("estimate", "median rate", box=None)
         for name, value in found.medians.items():
             table.add_row("2/λ" if name == "stable_lr" else name, "not measured" if value is None else f"{value:.3g}")
@@ -208,7 +215,8 @@ def _conclude(numbers: "Numbers", folder: Path, *, lower: str = "--max-lr") -> N
     if numbers["stopped"] == "diverged":
         peak = Recipe.load(folder / "recipe.yaml").max_lr
         say(f"the loss became infinite at update {numbers['steps']}, peak {peak:.3g}: try {lower} {peak / 3:.2g}")
-    for split in ("validation", "test"):
+    watched = bool(numbers.get("task", {}).get("watch_test"))  # then both splits are one
+    for split in ("test",) if watched else ("validation", "test"):
         value = numbers.get(f"{split}_{numbers['metric']}")
         if value is not None:
             say(

@@ -126,7 +126,7 @@ def _scores_section(metric: str, schedules: Mapping[str, Sequence[Mapping[str, A
             interval = "–"
             if row.get("low") is not None and row.get("high") is not None:
                 interval = f"{score(metric, row['low'])} to {score(metric, row['high'])}"
-            tests = [value for value in row.get("test") or [] if value is not None]
+            tests = [value or 0.0 for value in row.get("test") or []]  # one that diverged scores nothing
             test = score(metric, statistics.fmean(tests)) if tests else "–"
             cells = (f"{row['steps']:,}", score(metric, row["mean"]), interval, test)
             rows.append((name.replace("_", " "), *cells))
@@ -145,7 +145,6 @@ def _failures_section(failures: Sequence[Mapping[str, Any]]) -> Section:
 def _speed_up_section(speed_ups: Sequence[Mapping[str, Any]]) -> Section:
     rows = []
     for line in speed_ups:
-        low, high = ("not reached" if line[end] is None else f"{line[end]:.2g}" for end in ("low", "high"))
         reached = line["one_cycle_steps"]
         known = line["ratio"] is not None
         cells = (
@@ -153,7 +152,7 @@ def _speed_up_section(speed_ups: Sequence[Mapping[str, Any]]) -> Section:
             f"{reached:,}" if reached else "none",
             f"{line['ratio']:.3g}" if known else "–",
         )
-        rows.append((line["baseline"].replace("_", " "), *cells, f"{low} to {high}" if known else "–"))
+        rows.append((line["baseline"].replace("_", " "), *cells, (known and interval_words(line)) or "–"))
     headers = ("Baseline", "its updates", "one cycle's updates", "speed-up", "95 % interval")
     text = [
         "The speed-up is the length of the baseline's run over that of the shortest one-cycle run whose mean final "
@@ -173,15 +172,23 @@ def _headline(shown: Mapping[str, Any] | None, speed_ups: Sequence[Mapping[str, 
         return None
     if shown is None:
         return "bad", "No speed-up", "No one-cycle run reached any run of the other schedules."
-    low, high = ("not reached" if shown[end] is None else f"{shown[end]:.2g}" for end in ("low", "high"))
     certain = shown["low"] is not None and shown["low"] > 1
     mood = "good" if certain else "open" if shown["ratio"] > 1 else "bad"
     name = shown["baseline"].replace("_", " ")
     word = f"No speed-up over {name} at {shown['baseline_steps']:,} updates"
     if shown["ratio"] > 1:
         word = f"{shown['ratio']:.2g} times fewer updates than {name} at {shown['baseline_steps']:,}"
-    reason = str(shown["reason"])
-    return mood, word, f"{reason[:1].upper()}{reason[1:].rstrip('.')} (95 % interval of the ratio: {low} to {high})."
+    reason, interval = str(shown["reason"]), interval_words(shown)
+    sure = f"95 % interval of the ratio: {interval}" if interval else "one seed: how sure that is, nobody knows"
+    return mood, word, f"{reason[:1].upper()}{reason[1:].rstrip('.')} ({sure})."
+
+
+def interval_words(speed_up: Mapping[str, Any]) -> str | None:
+    """The interval of a speed-up; none of one seed."""
+    if speed_up.get("seeds", 2) < 2:
+        return None
+    low, high = ("not reached" if speed_up[end] is None else f"{speed_up[end]:.2g}" for end in ("low", "high"))
+    return f"{low} to {high}"
 
 
 def _without_none(values: Mapping[str, Any] | None) -> str | None:

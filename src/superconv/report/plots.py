@@ -108,13 +108,20 @@ def plot_schedule(recipe: Recipe, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_history(rows_by_run: Mapping[str, Sequence[Row]], quantity: str = "loss", *, ax: Axes | None = None) -> Axes:
+def plot_history(
+    rows_by_run: Mapping[str, Sequence[Row]],
+    quantity: str = "loss",
+    *,
+    held_out: str = "validation",
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the loss or the metric of one or several runs against the update.
 
     Args:
         rows_by_run: Rows of a history under the name of their run.
         quantity: ``"loss"`` or the name of the metric, as in the rows: ``train_<quantity>`` is drawn light with its
             running mean on top, ``validation_<quantity>`` as points.
+        held_out: What those are called, where it is another split.
         ax: Where to draw; a new figure if not given.
 
     Raises:
@@ -144,7 +151,7 @@ def plot_history(rows_by_run: Mapping[str, Sequence[Row]], quantity: str = "loss
         handles += [] if single else [Line2D([], [], color=colour, lw=1.8, label=name, **style)]
     if single or "validation" in drawn:
         seen = [part for part in ("train", "validation") if part in drawn]
-        handles += [_part_handle(part, single) for part in seen]
+        handles += [_part_handle(part, held_out, single) for part in seen]
     if quantity == "loss":
         _loss_scale(ax, values)
     ax.set_ylabel(f"{quantity}{unit}")
@@ -281,8 +288,8 @@ def _arrow(ax: Axes, baseline_steps: int, cycle_steps: int, level: float) -> Non
     )
 
 
-def _part_handle(part: str, single: bool) -> Line2D:
-    name = {"train": "training", "validation": "validation"}[part]
+def _part_handle(part: str, held_out: str, single: bool) -> Line2D:
+    name = {"train": "training", "validation": held_out}[part]
     if part == "train":
         return Line2D([], [], color=FIRST if single else GREY, lw=1.8, label=name)
     dashes: dict[str, Any] = {"ls": (0, (4, 2)), "lw": 1.2, "marker": "o", "ms": 5, "mec": "white", "mew": 0.8}

@@ -35,7 +35,8 @@ SETTINGS = {  # what the fields of a recipe mean, where it does not say why they
     "clip_norm": "largest norm of the gradient",
     "accumulate": "parts in which the gradient of an update is computed",
 }
-CYCLE_ONLY = ("base_lr", "final_lr", "warmup", "annihilation", "anneal", "min_momentum")
+CYCLE = ("base_lr", "final_lr", "warmup", "annihilation", "anneal", "min_momentum")
+OF_CYCLE = {"one_cycle": CYCLE, "triangular": ("base_lr", "warmup"), "cosine": ("final_lr",)}  # what a schedule uses
 
 
 def run_page(run: RunFiles) -> Page:
@@ -58,7 +59,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
         values |= {"base_lr": rate(0), "final_lr": rate(recipe.steps)}
     rows = []
     for name, value in values.items():
-        unused = value is None or (name in CYCLE_ONLY and recipe.schedule != "one_cycle")
+        unused = value is None or (name in CYCLE and name not in OF_CYCLE.get(recipe.schedule, ()))
         if not unused and (name, value) not in (("label_smoothing", 0.0), ("accumulate", 1)):
             why = recipe.reasons.get(name, SETTINGS[name])
             rows.append((name, words(value), why))
@@ -96,7 +97,7 @@ def _subtitle(run: RunFiles) -> list[str]:
 
 def _tiles(run: RunFiles) -> list[tuple[str, str]]:
     tiles = []
-    for split in ("test", "validation"):
+    for split in ("test",) if run.task.get("watch_test") else ("test", "validation"):
         value = run.number(f"{split}_{run.metric}")
         if value is not None:
             tiles.append((f"{split.capitalize()} {run.metric}", score(run.metric, value)))
@@ -194,7 +195,7 @@ def _training(run: RunFiles) -> Section | None:
         validated = any(row.get(f"validation_{quantity}") is not None for row in run.rows)
         caption = f"{quantity.capitalize()} on the training batches: faint as logged, bold its running mean"
         caption += f"; dashed, on the {split} split." if validated else "."
-        pictures.append(Picture.of(quantity, plot_history({"run": run.rows}, quantity), caption))
+        pictures.append(Picture.of(quantity, plot_history({"run": run.rows}, quantity, held_out=split), caption))
     return Section(title=" and ".join(quantities).capitalize(), pictures=pictures)
 
 
@@ -249,12 +250,13 @@ def _splits(run: RunFiles) -> Section | None:
         if _refitted(run):
             text.append("Once everything was chosen, the network was trained on the validation split too.")
     if run.task.get("watch_test"):
-        text.append("Validation curve and score, and the test score: the test split, watched while training.")
+        text.append("Test curve and score: the test split, watched while training.")
         text.append("So no choice may rest on them, and none here did.")
     elif _validated(run):
         text.append("Validation curve and score: the validation split, which no weight was trained on.")
-    if run.number(f"test_{run.metric}") is not None and not run.task.get("watch_test"):
-        text.append("Test score: the test split, read once, after the last update; nothing was chosen on it.")
+    if run.number(f"test_{run.metric}") is not None:
+        if not run.task.get("watch_test"):
+            text.append("Test score: the test split, read once, after the last update; nothing was chosen on it.")
     elif run.numbers:
         text.append("There is no test score.")
     return Section(title="What each split was used for", text=text) if text else None

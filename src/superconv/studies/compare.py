@@ -31,8 +31,11 @@ class SpeedUp:
     ratio: float | None
     low: float | None
     high: float | None
-    """95 % interval of the ratio under resampled seeds; none where that end is a resample that no run reaches."""
+    """95 % interval of the ratio under resampled seeds; none where that end is a resample that no run reaches, or where
+    there is one seed."""
     reason: str
+    seeds: int
+    """The fewest that a mean is of: with one there is no interval."""
 
 
 def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better: bool = True) -> list[SpeedUp]:
@@ -47,6 +50,7 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
 
     results = []
     for steps in sorted(baseline):
+        seeds = min(map(len, [baseline[steps], *one_cycle.values()]))
         draw = random.Random(steps)
         reached = shortest({n: statistics.fmean(v) for n, v in one_cycle.items()}, statistics.fmean(baseline[steps]))
         resampled = [
@@ -64,9 +68,10 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
                 baseline_steps=steps,
                 one_cycle_steps=reached,
                 ratio=reached and steps / reached,
-                low=low or None,
-                high=high or None,
+                low=low or None if seeds > 1 else None,
+                high=high or None if seeds > 1 else None,
                 reason=_words(name, steps, reached, one_cycle),
+                seeds=seeds,
             )
         )
     return results

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from superconv import files
+from superconv.errors import Interrupted
 from superconv.history import Row
 from superconv.recipe import Recipe
 from superconv.studies.runner import writes
 from superconv.training.estimate import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
-from superconv.training.loop import train
+from superconv.training.loop import ROWS, train
 from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.task import Task
 
@@ -25,6 +26,9 @@ class Estimates:
     """`step`, `lr`, a column for each form, smoothed and as `<form>_raw`, and at probes `stable_lr` (2/λ)."""
     medians: Mapping[str, float | None]
     """Of the smoothed estimates and of 2/λ over all rows."""
+    steps: int
+    """Updates that were made."""
+    diverged: bool
 
 
 def estimate(
@@ -57,21 +61,34 @@ def estimate(
         seed: Of the run.
         hooks: Look on.
         about: Added to `estimate.json`.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
     """
     plan = plan or ExecutionPlan.choose()
     options = {name: {**FORMS[name], "stride": stride, "rescale": rescale} for name in forms}
-    hook = EstimateHook(
-        Estimation(forms=options, every=stride, probe_every=probe_every, stop_after=min(steps, recipe.steps)), folder
-    )
+    asked = min(steps, recipe.steps)  # where the hook ends the run, which `train` calls interrupted
+    hook = EstimateHook(Estimation(forms=options, every=stride, probe_every=probe_every, stop_after=asked), folder)
     folder.mkdir(parents=True, exist_ok=True)
     measured = replace(task, validation=None, test=None)
-    train(measured, recipe, plan=plan, seed=seed, evaluations=0, hooks=[hook, *hooks])
+    rows = max(ROWS, 10 * recipe.steps // asked)  # so that a divergence is seen within a tenth of what is shown
+    run = train(measured, recipe, plan=plan, seed=seed, evaluations=0, rows=rows, hooks=[hook, *hooks])
+    if run.stopped == "interrupted" and run.steps < asked:
+        raise Interrupted(f"stopped after update {run.steps} of {asked}; what was measured so far is in {folder}")
+    diverged = run.stopped == "diverged"
     medians = {name: _median(hook.rows, name) for name in (*forms, "stable_lr")}
     if writes():
-        facts = {"name": task.name, "steps": steps, "seed": seed, "plan": vars(plan), "machine": machine(plan.device)}
+        facts = {
+            "name": task.name,
+            "steps": run.steps,
+            "diverged": diverged,
+            "seed": seed,
+            "plan": vars(plan),
+            "machine": machine(plan.device),
+        }
         summary = {**facts, "medians": medians, "versions": versions(), **(about or {})}
         files.write_json(folder / "estimate.json", summary)
-    return Estimates(rows=hook.rows, medians=medians)
+    return Estimates(rows=hook.rows, medians=medians, steps=run.steps, diverged=diverged)
 
 
 def _median(rows: Sequence[Row], name: str) -> float | None:

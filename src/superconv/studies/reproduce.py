@@ -147,11 +147,12 @@ def reproduce(
         The runs that are left for want of time; failed ones are in `failures.json`.
     """
     executor, store = executor or InProcess(), Store(folder)
-    clock = _Clock(scale, minutes, slots=executor.slots)
+    clock, failed = _Clock(scale, minutes, slots=executor.slots), set[str]()
 
     def made(spec: RunSpec, outcome: Outcome) -> None:
         if isinstance(outcome, Failure):
             store.fail(spec, outcome)
+            failed.add(identity(spec))
         else:
             store.write(spec, outcome, runs / spec.hash)
             clock.took(spec, float(outcome["seconds"] or 0.0))
@@ -160,7 +161,7 @@ def reproduce(
 
     def make(wanted: Iterable[RunSpec]) -> list[RunSpec]:
         distinct = {identity(spec): replace(spec, plan=plan, device=device) for spec in wanted}
-        left = [spec for spec in distinct.values() if not store.has(spec)]
+        left = [spec for name, spec in distinct.items() if not store.has(spec) and name not in failed]
         while left and (part := clock.next(left)):
             run_all(part, runs, executor=executor, report=made)
             left = [spec for spec in left if spec not in part]
@@ -200,15 +201,20 @@ def best_of(arm: Arm, store: Store) -> RunSpec | None:
     return max(scored, key=lambda pair: pair[0])[1] if len(scored) == len(tried) else None
 
 
-def finished(experiment: Experiment, store: Store) -> int:
-    """How many of an experiment's runs are finished."""
+def wanted(experiment: Experiment, store: Store) -> dict[str, RunSpec]:
+    """An experiment's runs by their identity: all candidates of its arms, and further seeds of the best."""
     specs = [
         spec
         for arm in experiment.arms.values()
         for best in [best_of(arm, store) or arm.specs[0]]
         for spec in (*arm.specs, *_seeded(best, range(1, experiment.seeds)))
     ]
-    return len({identity(spec) for spec in specs if store.has(spec)})
+    return {identity(spec): spec for spec in specs}
+
+
+def finished(experiment: Experiment, store: Store) -> int:
+    """How many of an experiment's runs are finished."""
+    return sum(store.has(spec) for spec in wanted(experiment, store).values())
 
 
 class _Clock:

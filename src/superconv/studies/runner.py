@@ -112,7 +112,8 @@ def run_task(
         idle = f"the recipe's dropout of {recipe.dropout:g} has no layer to act on: built-in models that take dropout "
         numbers["notes"] = [*numbers.get("notes", ()), f"{idle}have it with --model-args dropout {recipe.dropout:g}"]
     if writes():
-        tensors = {name: tensor.contiguous() for name, tensor in result.model.state_dict().items()}
+        # Tied weights are one tensor under two names, which the format refuses.
+        tensors = {name: tensor.contiguous().clone() for name, tensor in result.model.state_dict().items()}
         with files.whole(folder / "model.safetensors") as temporary:
             save_file(tensors, temporary)
         files.write_json(folder / "run.json", numbers)

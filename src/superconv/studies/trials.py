@@ -59,7 +59,7 @@ class Trials:
 
     def recipe(self, setting: Setting, *, steps: int | None = None) -> Recipe:
         """The recipe of a setting; the larger its batch, the fewer its updates, so that all see as many images."""
-        updates = (steps or self.balancing.steps) * self.centre.batch_size / setting.batch_size
+        updates = (self.balancing.steps if steps is None else steps) * self.centre.batch_size / setting.batch_size
         return replace(
             self.centre,
             steps=max(SHORTEST, round(updates)),
