@@ -196,7 +196,7 @@ def test_the_pace_is_that_of_later_updates():
         time.sleep(0.05 if len(calls) <= 3 else 0.0)
         return F.mse_loss(output, target)
 
-    pace = measure_pace(replace(quadratic(), loss=slow_at_first), recipe(), PLAN)
+    pace = measure_pace(replace(quadratic(), loss=slow_at_first), recipe(), PLAN, evaluations=10)
     assert pace.update < 0.02 < pace.start
     readings = 11 * 512 / 3 / 32
     assert pace.updates(pace.start + 500 * pace.update, PLAN) == pytest.approx(500 - readings, abs=1)
