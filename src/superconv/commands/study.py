@@ -11,7 +11,6 @@ from rich.table import Table
 from superconv import cli, files
 from superconv.commands.common import console, executor_of, print_recipe
 from superconv.errors import above, at_least
-from superconv.report.comparisons import interval_words
 
 if TYPE_CHECKING:
     from superconv.specs import RunSpec
@@ -154,6 +153,8 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
 def _ratio(gain: dict[str, Any]) -> str:
     if gain["ratio"] is None:
         return "no speed-up measured"
+    from superconv.report.comparisons import interval_words
+
     interval = interval_words(gain)
     return f"speed-up {gain['ratio']:.2g} ({f'95 %: {interval}' if interval else 'one seed, no interval'})"
 
