@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 
@@ -95,6 +96,16 @@ def test_fit_again_needs_a_word(fitted, capsys):
     assert run("fit", "digits", "--steps", 999, "--out", fitted, "--resume", *CPU) == 2
     assert "steps was 150, is 999" in capsys.readouterr().err
     before = (fitted / "run.json").read_bytes()
+    assert run("fit", "digits", "--steps", 150, "--out", fitted, "--resume", *CPU) == 0
+    assert (fitted / "run.json").read_bytes() == before
+
+
+def test_one_process_at_a_time_works_in_a_folder(fitted, capsys):
+    before = (fitted / "run.json").read_bytes()
+    with FileLock(fitted / ".lock"):
+        for word in ("--resume", "--overwrite"):
+            assert run("fit", "digits", "--steps", 150, "--out", fitted, word, *CPU) == 2
+            assert f"another process works in {fitted}" in capsys.readouterr().err
     assert run("fit", "digits", "--steps", 150, "--out", fitted, "--resume", *CPU) == 0
     assert (fitted / "run.json").read_bytes() == before
 

@@ -7,19 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from superconv import files
 from superconv.errors import UserError
 from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.plan import ExecutionPlan
 
 KEPT = (CHECKPOINT, "run.json")  # of a run that began well, and of a finished one
+LOCK = ".lock"  # held by the process that works in the folder
 
 
 @contextmanager
 def run_folder(
     out: Path | None, *, name: str, settled: Mapping[str, Any], resume: bool, overwrite: bool, plan: ExecutionPlan
 ) -> Iterator[Path]:
-    """Yield the folder of a run; process 0 decides for all.
+    """Yield the folder of a run, which no other process enters meanwhile; process 0 decides for all.
 
     What fails before there is a checkpoint leaves nothing behind, and a run that was to be replaced in its place;
     what fails after the run was finished, as its report may, takes nothing from it.
@@ -33,23 +36,28 @@ def run_folder(
         plan: Of the processes.
 
     Raises:
-        UserError: There is no run to resume, one that is in the way, something that is no run, or the working folder.
+        UserError: There is no run to resume, one that is in the way or is being made, something that is no run, or the
+            working folder.
     """
     fabric = plan.fabric()
-    failure, folder = None, out or _free(Path("runs"), name)
+    failure, lock, folder = None, None, out or _free(Path("runs"), name)
     if Path.cwd().is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{folder} holds the working folder: name one inside it with --out, such as runs/{name}")
     replaced = folder.with_name(f"{folder.name}.replaced")
     if fabric.is_global_zero:
         try:
-            _prepare(folder, replaced, settled, resume=resume, overwrite=overwrite)
+            lock = _prepare(folder, replaced, settled, resume=resume, overwrite=overwrite)
         except UserError as error:
             failure = str(error)
     folder, failure = fabric.broadcast((folder, failure))
     if failure:
         raise UserError(failure)
     try:
-        yield folder
+        try:
+            yield folder
+        finally:
+            if lock:
+                lock.release()
     except BaseException:
         if fabric.is_global_zero and not resume and not any((folder / kept).exists() for kept in KEPT):
             shutil.rmtree(folder)
@@ -61,7 +69,9 @@ def run_folder(
             shutil.rmtree(replaced)
 
 
-def _prepare(folder: Path, replaced: Path, settled: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+def _prepare(
+    folder: Path, replaced: Path, settled: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> BaseFileLock:
     spec = folder / "spec.json"
     if resume:
         if not spec.exists():
@@ -73,10 +83,24 @@ def _prepare(folder: Path, replaced: Path, settled: Mapping[str, Any], *, resume
             raise UserError(f"{folder} is not empty and holds no run of superconv; choose another --out")
         if not overwrite:
             raise UserError(f"{folder} holds a run; add --resume to go on with it, or --overwrite to replace it")
+        _lock(folder).release()
         if replaced.exists():
             shutil.rmtree(replaced)
         folder.rename(replaced)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
     files.write_json(spec, settled)
+    return lock
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    """A lock that ends with the process, however that ends."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process works in {folder}: wait for it, or choose another --out") from None
+    return lock
 
 
 def _differences(before: Any, now: Any, name: str = "") -> str:
