@@ -170,6 +170,33 @@ def test_the_largest_peak_tried_is_not_believed_alone(monkeypatch):
     assert "no larger one was tried" in found.reason
 
 
+def growing(monkeypatch, best: float, *, updates: int):
+    """Batch norm and much left to learn; the best peak is 0.1 for short cycles and another for longer ones."""
+
+    def probe(task, tried, *, first_loss, **options):
+        first_loss[0], off = 1.0, log(tried.max_lr / (0.1 if tried.steps == 20 else best))
+        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=0.8 + 0.02 * off**2)
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), nn.BatchNorm1d(4)))
+    found = search_peak(task, recipe(steps=200), start=0.1, updates=updates, plan=PLAN)
+    return found, [probe.max_lr for probe in found.probes if probe.length > 20]
+
+
+def test_longer_probes_look_upwards_first_where_the_best_peak_grows(monkeypatch):
+    found, longer = growing(monkeypatch, 0.4, updates=180)
+    assert longer == pytest.approx([0.1, 0.3, 0.9])
+    assert "no larger one was tried" not in found.reason
+    assert found.max_lr == pytest.approx(0.4 * (200 / 40) ** 0.6, rel=0.05)
+
+
+def test_a_peak_that_grows_is_not_lowered_because_none_below_was_tried(monkeypatch):
+    found, longer = growing(monkeypatch, 0.1, updates=140)
+    assert longer == pytest.approx([0.1, 0.3])
+    assert "no smaller one was tried" not in found.reason
+    assert found.max_lr == pytest.approx(0.1 * (200 / 40) ** 0.6, rel=0.05)
+
+
 def test_few_updates_left_make_two_longer_probes(monkeypatch):
     """Short cycles that climb to 1.8 in four probes, longer ones that like 0.1 more."""
 

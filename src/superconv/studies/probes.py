@@ -10,6 +10,7 @@ peak did between the two lengths is carried on to the whole, with caution.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, isfinite, isinf, log
+from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,6 +38,7 @@ LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both a
 STRIDE = 4  # places at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
+BATCH_NORM_GROWTH = 1.5  # in place of GROWTH, as no weight but the last layer's is left without a free scale
 ADAPTIVE_FALL = 0.3  # power with which that of adaptive optimizers falls without batch norm
 STEEPEST = 0.6  # power that two lengths of probes can speak for
 CLEAR = 0.6  # sharpness of a bracket from which the place of its best peak is certain
@@ -162,14 +164,17 @@ def search_peak(
         seed: Of weights, order and augmentation, the same for every probe.
         hooks: Look on.
     """
-    first_loss = [inf]
+    first_loss, kind = [inf], kind_of(task, recipe)
 
-    def bracket(start: float, length: int, updates: float, most: float, parts: int = 1) -> _Bracket:
+    def bracket(start: float, length: int, updates: float, most: float, **options: Any) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = at_peak(replace(recipe, steps=length), start * FACTOR ** (k / parts))
+            tried = at_peak(replace(recipe, steps=length), start * FACTOR ** (k / options.get("parts", 1)))
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
 
-        return _bracket(probe, length, updates, most, parts=parts)
+        return _bracket(probe, length, updates, most, **options)
+
+    def grows(loss: float) -> bool:
+        return _usual_power(loss, first_loss[0], kind) > 0
 
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length), updates)
@@ -179,10 +184,10 @@ def search_peak(
         return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
     left = updates - short.updates
     longer = min(recipe.steps, left // (3 if left >= 3 * LONGER * length else 2))
-    parts = 2 if short.edge else 1
-    long = bracket(short.peak, longer, left, left, parts) if longer >= LONGER * length else None
+    options: dict[str, Any] = {"parts": 2 if short.edge else 1, "upwards": grows}
+    long = bracket(short.peak, longer, left, left, **options) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
-    return _carried(short, carried, recipe, first_loss[0], kind=kind_of(task, recipe))
+    return _carried(short, carried, recipe, first_loss[0], kind=kind)
 
 
 def at_peak(recipe: Recipe, max_lr: float) -> Recipe:
@@ -192,15 +197,25 @@ def at_peak(recipe: Recipe, max_lr: float) -> Recipe:
     return replace(recipe, max_lr=max_lr, base_lr=low, final_lr=final)
 
 
-def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: float, *, parts: int) -> _Bracket:
+def _bracket(
+    probe: Callable[[int], Probe],
+    length: int,
+    updates: float,
+    most: float,
+    *,
+    parts: int = 1,
+    upwards: Callable[[float], bool] = lambda _: False,
+) -> _Bracket:
     """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
 
     Their places are `parts` of a `FACTOR`, a whole one of which may lie between the best and what did not break down.
     They may use up `most` until the peak next above the best was tried. Where the largest has hardly learned more than
     the one below, all were far too small, as they were far too large where all broke down: the next is twice as many
-    places away each time, at most `STRIDE`, and a gap above the best is halved until it is closed.
+    places away each time, at most `STRIDE`, and a gap above the best is halved until it is closed. The peak above is
+    tried before the one below where `upwards` says so of the first loss.
     """
     known = {0: probe(0)}
+    up = upwards(_loss(known[0]))
 
     def loss(k: int) -> float:
         return _loss(known[k])
@@ -218,10 +233,10 @@ def _bracket(probe: Callable[[int], Probe], length: int, updates: float, most: f
             place = min(known) - stride
         elif above is not None and above > best + (parts if isfinite(loss(above)) else 1):
             place = (best + above) // 2
-        elif below is None or (above is not None and below < best - parts):
-            place = best - parts
-        elif above is None:
+        elif above is None and (up or below is not None):
             place = best + stride
+        elif below is None or below < best - parts:
+            place = best - parts
         else:
             break
         known[place] = probe(place)
@@ -242,11 +257,8 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     """
     last = long or short
     length, lowest = last.lowest.length, _loss(last.lowest)
-    remaining = min(1.0, max(0.0, lowest / first)) if first > 0 and isfinite(first) else 1.0
-    usual = 0.0 if kind.heavy_ball or kind.batch_norm else -ADAPTIVE_FALL
-    if kind.normalises:
-        usual += GROWTH * max(0.0, remaining - LEARNED)
-    power, why = usual, f"{remaining:.0%} of the loss is left"
+    usual = _usual_power(lowest, first, kind)
+    power, why = usual, f"{_remaining(lowest, first):.0%} of the loss is left"
     fell = long is not None and short.lowest.max_lr > 0.9 * FACTOR * long.lowest.max_lr
     if long and short.closed and (long.closed or fell):
         seen = max(-STEEPEST, log(long.peak / short.peak) / log(length / short.probes[0].length))
@@ -258,7 +270,7 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     if long and long.open and long.peak > short.peak and not short.edge:
         peak = (short.peak * long.peak) ** 0.5
         reason += f"; no larger one was tried, so between the two: {peak:.2g}"
-    if long and long.best == 0 and not last.edge:
+    if long and long.best == 0 and not last.edge and usual <= 0:
         peak /= FACTOR**0.5
         reason += f"; no smaller one was tried, so below: {peak:.2g}"
     if short.edge or (last.open and not long):
@@ -268,6 +280,19 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
     if abs(factor - 1) > 0.005:
         reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
     return PeakSearch(max_lr=peak * factor, probes=short.probes + (long.probes if long else ()), reason=reason)
+
+
+def _usual_power(loss: float, first: float, kind: Kind) -> float:
+    """Of the length, with which the best peak grows from probes that end with this loss."""
+    usual = 0.0 if kind.heavy_ball or kind.batch_norm else -ADAPTIVE_FALL
+    if kind.normalises:
+        growth = BATCH_NORM_GROWTH if kind.batch_norm else GROWTH
+        usual += growth * max(0.0, _remaining(loss, first) - LEARNED)
+    return usual
+
+
+def _remaining(loss: float, first: float) -> float:
+    return min(1.0, max(0.0, loss / first)) if first > 0 and isfinite(first) else 1.0
 
 
 def _loss(probe: Probe) -> float:
