@@ -176,9 +176,12 @@ def test_brackets_in_a_path_are_no_markup(tmp_path, capsys):
     assert "[abc]/report.html" in capsys.readouterr().err
 
 
-def test_a_watched_test_split_is_called_one(tmp_path):
+def test_a_watched_test_split_is_called_one(tmp_path, capsys):
     options = ["--max-lr", 0.1, "--steps", 20, "--watch-test"]
     assert run("fit", "digits", *options, "--out", tmp_path / "run", *CPU) == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if "20/20" in line)
+    assert "  test " in line
+    assert "validation" not in line
     page = (tmp_path / "run" / "report.html").read_text()
     assert "the test split, watched while training" in page
     assert "read once" not in page

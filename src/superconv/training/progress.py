@@ -74,5 +74,6 @@ def _parts(trainer: Trainer, row: Mapping[str, float | None], updates_per_second
     for split in ("train", "validation"):
         value = row.get(f"{split}_{metric}")
         if value is not None:
-            parts.append(f"{split} {value:.1%}" if metric == "accuracy" else f"{split} {metric} {value:.4g}")
+            name = "test" if split == "validation" and trainer.task.watched else split
+            parts.append(f"{name} {value:.1%}" if metric == "accuracy" else f"{name} {metric} {value:.4g}")
     return [*parts, f"{updates_per_second * trainer.recipe.batch_size:,.0f} images/s"]
