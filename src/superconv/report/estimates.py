@@ -15,15 +15,14 @@ from superconv.report.plots import plot_curve
 from superconv.report.style import (
     COLOURS,
     GREY,
-    LABEL,
     MARKERS,
     SECOND,
-    SMALL,
     figure_of,
     finite,
     head,
     log_axis,
     ready,
+    second_axis,
     update_axis,
 )
 
@@ -64,17 +63,12 @@ def plot_estimates(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
 def plot_agreement(curve: Curve, verdict: Verdict, *, ax: Axes | None = None) -> Axes:
     """Draw a range test with the curvature estimate of the same sweep on a second, logarithmic axis."""
     ax = plot_curve(curve, verdict=verdict, title="Range test and curvature estimate", ax=ax)
-    twin = ax.twinx()
+    twin = second_axis(ax, "curvature estimate of the rate")
     for seed in curve.seeds:
         points = [(lr, e) for lr, e, s in zip(curve.lr, curve.estimate, curve.seed, strict=True) if s == seed]
         at, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
         twin.plot(*finite(at, values), color=SECOND, lw=1.6)
     log_axis(twin)
-    twin.set_ylabel("curvature estimate of the rate", color=SECOND, fontsize=LABEL)
-    twin.tick_params(labelsize=SMALL, colors=GREY, length=3)
-    for side in ("top", "left", "bottom"):
-        twin.spines[side].set_visible(False)
-    twin.spines["right"].set_color(GREY)
     return ax
 
 

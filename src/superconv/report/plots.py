@@ -25,7 +25,6 @@ from superconv.report.style import (
     FIRST,
     GOOD,
     GREY,
-    LABEL,
     MARKERS,
     SECOND,
     SIZE,
@@ -39,6 +38,7 @@ from superconv.report.style import (
     ready,
     running_mean,
     scale_and_unit,
+    second_axis,
     update_axis,
 )
 
@@ -96,14 +96,9 @@ def plot_schedule(recipe: Recipe, *, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter(formatter())
     update_axis(ax, recipe.steps)
     if momentum is not None:
-        twin = ax.twinx()
+        twin = second_axis(ax, "momentum (dashed)")
         twin.plot(steps, [momentum(t) for t in steps], color=SECOND, lw=2, ls=(0, (4, 2)))
-        twin.set_ylabel("momentum (dashed)", color=SECOND, fontsize=LABEL)
-        twin.tick_params(labelsize=SMALL, colors=GREY, length=3)
         twin.yaxis.set_major_formatter(formatter())
-        for side in ("top", "left", "bottom"):
-            twin.spines[side].set_visible(False)
-        twin.spines["right"].set_color(GREY)
     head(ax, f"Schedule: {recipe.schedule.replace('_', ' ')}")
     return ax
 

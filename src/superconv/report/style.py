@@ -43,6 +43,17 @@ def ready(ax: Axes | None, size: tuple[float, float] = SIZE) -> Axes:
     return ax
 
 
+def second_axis(ax: Axes, label: str) -> Axes:
+    """A y axis of another unit to the right, whose curve has the colour `SECOND` as its label has."""
+    twin = ax.twinx()
+    twin.set_ylabel(label, color=SECOND, fontsize=LABEL)
+    twin.tick_params(labelsize=SMALL, colors=GREY, length=3)
+    for side in ("top", "left", "bottom"):
+        twin.spines[side].set_visible(False)
+    twin.spines["right"].set_color(GREY)
+    return twin
+
+
 def head(
     ax: Axes, title: str, handles: Sequence[Line2D] = (), *, bounds: Sequence[tuple[float, str, str]] = ()
 ) -> None:
