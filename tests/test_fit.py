@@ -85,6 +85,18 @@ def test_choices_are_given_by_name_and_a_folder_keeps_its_own(tmp_path):
     assert fit(quadratic(), tmp_path, Choices(epochs=3), plan=PLAN, max_lr=0.3) == numbers
     with pytest.raises(UserError, match="steps 48, not 160"):
         fit(quadratic(), tmp_path, plan=PLAN, epochs=10)
+    for other, says in (
+        ({"optimizer": "AdamW"}, "optimizer SGD, not AdamW"),
+        ({"momentum": 0.5}, r"momentum 0\.95, not 0\.5"),
+        ({"clip_norm": 1.0}, r"clip_norm None, not 1\.0"),
+        ({"max_lr": 0.1}, r"max_lr 0\.3, not 0\.1"),
+        ({"weight_decay": 0.5}, "weight_decay .*, not 0.5"),
+        ({"seed": 7}, "seed 0, not 7"),
+    ):
+        with pytest.raises(UserError, match=says):
+            fit(quadratic(), tmp_path, plan=PLAN, **{"epochs": 3, "max_lr": 0.3, **other})
+    with pytest.raises(UserError, match="name quadratic, not another"):
+        fit(replace(quadratic(), name="another"), tmp_path, plan=PLAN, epochs=3, max_lr=0.3)
     with pytest.raises(TypeError, match="epoks"):
         fit(quadratic(), tmp_path / "new", plan=PLAN, epoks=10)
     assert not (tmp_path / "new").exists()

@@ -24,6 +24,7 @@ from superconv.training.plan_search import find_plan
 from superconv.training.sweeps import RateSearch
 from superconv.training.task import Task
 
+SEARCHED, FOLLOWING = ("batch_size", "steps", "max_lr", "weight_decay", "dropout"), ("base_lr", "final_lr", "reasons")
 RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made again if it diverges, so much lower
 
 
@@ -67,7 +68,7 @@ def fit(
 
     Raises:
         UserError: Contradicting choices, unusable data, no rate that trains the network, or a folder with a run of
-            other choices.
+            other choices, or with a finished one of another task or seed.
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
     """
     settled = {f.name: options.pop(f.name) for f in fields(Choices) if f.name in options}
@@ -81,7 +82,13 @@ def fit(
         seconds = files.read_json(probes_file).get("seconds", 0.0) if probes_file.exists() else 0.0
         seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
         found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
-        _refuse_others(found.recipe, choices.filled(), len(task.train), folder)
+        whose: dict[str, Any] = {
+            "samples": len(task.train),
+            "name": (final_task or task).name,
+            "seed": seed,
+            "folder": folder,
+        }
+        _refuse_others(found.recipe, choices.filled(), **whose)
     else:
         found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
         if found.search and writes():
@@ -115,16 +122,20 @@ def fit(
     return numbers
 
 
-def _refuse_others(recipe: Recipe, choices: Choices, samples: int, folder: Path) -> None:
-    """Refuse to go on with a recipe that other choices made."""
-    asked = {name: getattr(choices, name) for name in ("batch_size", "max_lr", "weight_decay", "steps")}
+def _refuse_others(found: Recipe, choices: Choices, *, samples: int, name: str, seed: int, folder: Path) -> None:
+    """Refuse to go on with a recipe that other choices made, or with a finished run of another task or seed."""
+    made = choices.recipe(batch_size=found.batch_size, steps=found.steps, max_lr=found.max_lr, reasons={})
+    asked = {k: v for k, v in vars(made).items() if k not in (*SEARCHED, *FOLLOWING)}
+    asked |= {k: v for k in SEARCHED if (v := getattr(choices, k)) is not None}
     if choices.epochs is not None:
-        asked["steps"] = updates_of(choices, samples, recipe.batch_size)
-    for name, value in asked.items():
-        if value is not None and getattr(recipe, name) != value:
-            raise UserError(
-                f"{folder} holds a run with {name} {getattr(recipe, name)}, not {value}: name another folder"
-            )
+        asked["steps"] = updates_of(choices, samples, found.batch_size)
+    kept = {k: getattr(found, k) for k in asked}
+    if (run := folder / "run.json").exists():
+        asked |= {"name": name, "seed": seed}
+        kept |= {k: v for k, v in files.read_json(run).items() if k in ("name", "seed")}
+    for k, value in asked.items():
+        if kept[k] != value:
+            raise UserError(f"{folder} holds a run with {k} {kept[k]}, not {value}: name another folder")
 
 
 def _milder(task: Task, found: Found, numbers: Numbers, *, until: float | None, plan: ExecutionPlan) -> Found:
