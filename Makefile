@@ -20,5 +20,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+clean:  ## what make and the tests leave; runs/ stays, trained models are in it
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

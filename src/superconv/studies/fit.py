@@ -82,13 +82,9 @@ def fit(
         seconds = files.read_json(probes_file).get("seconds", 0.0) if probes_file.exists() else 0.0
         seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
         found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
-        whose: dict[str, Any] = {
-            "samples": len(task.train),
-            "name": (final_task or task).name,
-            "seed": seed,
-            "folder": folder,
-        }
-        _refuse_others(found.recipe, choices.filled(), **whose)
+        whose = (final_task or task).name
+        samples = len(task.train)
+        _refuse_others(found.recipe, choices.filled(), samples=samples, name=whose, seed=seed, folder=folder)
     else:
         found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
         if found.search and writes():
