@@ -81,14 +81,66 @@ def test_image_folders_with_and_without_splits(tmp_path):
     assert data.test.labels.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(("first", "shape"), [("L", (1, 5, 6)), ("RGB", (3, 5, 6))])
-def test_the_first_image_decides_between_grey_and_colour(tmp_path, first, shape):
-    images = [picture(100, mode=first), picture(100, mode="L"), picture(200, mode="RGB")] * 4
+@pytest.mark.parametrize(("modes", "shape"), [(["L"], (1, 5, 6)), (["RGB"], (3, 5, 6)), (["L", "L", "RGB"], (3, 5, 6))])
+def test_a_few_images_decide_between_grey_and_colour(tmp_path, modes, shape):
+    images = [picture(100 + i, mode=modes[i % len(modes)]) for i in range(12)]
     write_parquet(tmp_path / "train-0.parquet", images, [0, 1] * 6)
     write_parquet(tmp_path / "test-0.parquet", images, [0, 1] * 6)
     data = load(tmp_path, validation=0)
     assert data.image_shape == shape
-    assert values(data.train)[0] == [100, 100, 200] * 4
+    assert values(data.train)[0] == list(range(100, 112))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set", "test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("train-images", "test-images"),
+        ("Train", "Test"),
+    ],
+)
+def test_splits_are_told_by_a_word_of_their_folders_names(tmp_path, train, test):
+    write_folder(tmp_path, {f"{train}/cat": 6, f"{train}/dog": 6, f"{test}/cat": 2, f"{test}/dog": 1})
+    data = load(tmp_path, validation=0)
+    assert (data.class_names, len(data.train), data.test.labels.tolist()) == (("cat", "dog"), 12, [0, 0, 1])
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path):
+    vehicles = write_folder(tmp_path / "vehicles", {"train": 10, "car": 10, "test-car": 10})
+    assert load(vehicles).class_names == ("car", "test-car", "train")
+    stations = write_folder(tmp_path / "stations", {"train-station/inside": 10, "airport/inside": 10})
+    assert load(stations).class_names == ("airport", "train-station")
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        ({"train_images": 3, "test_images": 3}, "has no class folders: sort the images into test_images/<class>/"),
+        ({"train/a": 3, "train/b": 3, "val/a": 1, "validation/a": 1}, "both hold validation images: rename one"),
+        ({"test/a": 3, "val/a": 3}, "has no training images, only test, validation"),
+    ],
+)
+def test_folders_that_leave_the_splits_open_are_refused(tmp_path, folders, says):
+    assert says in refused(write_folder(tmp_path, folders))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("mnist_train", "mnist_test"), ("train_0", "test_0"), ("train", "test_0"), ("x-train", "x-test")],
+)
+def test_splits_are_told_by_a_word_of_their_files_names(tmp_path, train, test):
+    write_parquet(tmp_path / f"{train}.parquet", pictures(20), [0, 1] * 10)
+    write_parquet(tmp_path / f"{test}.parquet", pictures(4), [0, 1] * 2)
+    data = load(tmp_path, validation=0)
+    assert (len(data.train), len(data.test), data.notes) == (20, 4, ())
+
+
+def test_a_folder_of_images_needs_no_label_column(tmp_path, monkeypatch):
+    write_folder(tmp_path / "cifar100", {"train/apple": 3, "train/bee": 3, "test/bee": 1})
+    monkeypatch.setenv("SUPERCONV_DATA", str(tmp_path))
+    assert load("cifar100", validation=0).class_names == ("apple", "bee")
+    assert "leave out --label-column" in refused("cifar100", label_column="fine_label")
 
 
 def test_images_are_brought_to_one_size(tmp_path):

@@ -5,7 +5,7 @@ import sys
 import pytest
 from data_files import pictures, write_folder, write_parquet
 
-from superconv.data import hub, load
+from superconv.data import hub, images, load
 from superconv.data.names import locate
 from superconv.errors import UserError
 
@@ -54,6 +54,7 @@ def test_cifar100_takes_its_fine_labels(tmp_path, monkeypatch):
         ("pest", "did you mean pets"),
         ("{tmp}/pest", "did you mean {tmp}/pets"),
         ("qqqqqq", "give one of digits, mnist"),
+        ("~nobody-of-that-name/pets", "give one of digits, mnist"),
         ("", "give one of digits, mnist"),
     ],
 )
@@ -109,5 +110,7 @@ def test_a_fetched_set_is_read_like_a_local_one(tmp_path):
     assert sorted(table.splits) == ["train", "validation"]
     assert table.splits["train"].images.read([0, 3]) == [pictures(4)[0], pictures(4)[3]]
     assert table.splits["validation"].labels.tolist() == [1] * 4
+    in_memory = hub.HubSet("owner/pets", {s: rows.map(lambda r: r, keep_in_memory=True) for s, rows in loaded.items()})
+    assert images._key(in_memory, None, None, 2**30) is None  # nothing would tell it from another set
     with pytest.raises(UserError, match="owner/pets has no column 'breed'"):
         found.open("breed")

@@ -173,6 +173,12 @@ def test_ghost_batch_norm_equals_separate_batch_norms(shape):
     torch.testing.assert_close(ghost.eval()(x), references[0].eval()(x))
 
 
+def test_a_single_vector_cannot_be_normalised():
+    with pytest.raises(UserError, match="batch_norm_size 32 leaves a single sample of a batch of 33"):
+        GhostBatchNorm(3, batch_norm_size=32)(torch.randn(33, 3))
+    assert GhostBatchNorm(3, batch_norm_size=32)(torch.randn(33, 3, 2, 2)).shape == (33, 3, 2, 2)
+
+
 def test_any_model_gets_a_batch_norm_size_and_keeps_its_state():
     network = make("resnet8")
     network(torch.randn(8, *SHAPE))

@@ -73,6 +73,15 @@ def test_a_loss_that_blows_up_does_not_press_the_rest_flat():
     assert ax.get_ylabel() == "training loss"
 
 
+@pytest.mark.parametrize(("start", "end"), [(-90, -100), (-50, -200)])
+def test_losses_below_zero_are_all_seen(start: float, end: float):
+    curve = sweep(edge=0.5, loss_only=True)
+    losses = np.linspace(start, end, len(curve.lr))
+    curve = replace(curve, train_loss=tuple(map(float, losses)))
+    low, high = plot_curve(curve, verdict=judge(curve)).get_ylim()
+    assert low < end < start < high
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 @pytest.mark.parametrize("loss_only", [False, True])
 def test_a_sweep_that_broke_down_at_once_is_drawn(rows: int, loss_only: bool):

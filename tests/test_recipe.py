@@ -90,6 +90,15 @@ def test_piecewise_is_the_paper_s_baseline():
     )
 
 
+@pytest.mark.parametrize(("warmup", "cycles"), [(0.45, 1), (0.5, 1), (0.25, 2), (0.05, 10)])
+def test_triangular_ends_at_the_foot_of_a_whole_cycle(warmup: float, cycles: int):
+    rate = Recipe(steps=1000, batch_size=32, max_lr=1.0, schedule="triangular", warmup=warmup).learning_rate()
+    rates = [rate(t) for t in range(1001)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[1000] == pytest.approx(0.1)
+    assert sum(r == pytest.approx(1.0) for r in rates) == cycles
+
+
 def test_a_cycle_that_cannot_be_built_says_why():
     with pytest.raises(UserError, match="one_cycle"):
         recipe(steps=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from report_files import comparison, write_run
 
+from superconv import files
 from superconv.errors import UserError
 from superconv.report.html import write_comparison, write_report
 from superconv.report.page import duration, score
@@ -173,6 +174,25 @@ def test_several_runs_on_one_page(tmp_path: Path):
         assert expected in parsed.words, expected
     assert "weight_decay" not in parsed.words  # which is equal in all
     assert not (tmp_path / "figures").exists()
+
+
+def test_notes_are_on_the_page(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    numbers = files.read_json(run / "run.json")
+    files.write_json(run / "run.json", {**numbers, "notes": ["the set has no test split: a tenth <of it> is used"]})
+    words = Parsed(write_report([run], run / "report.html")).words
+    assert "The set has no test split: a tenth <of it> is used." in words
+
+
+def test_watched_runs_side_by_side_have_no_validation_score(tmp_path: Path):
+    runs = [write_run(tmp_path / name) for name in ("first", "second")]
+    for run in runs:
+        numbers = files.read_json(run / "run.json")
+        task = {**numbers.get("task", {}), "watch_test": True}
+        files.write_json(run / "run.json", {**numbers, "task": task})
+    words = Parsed(write_report(runs, tmp_path / "comparison.html")).words
+    assert "test accuracy" in words
+    assert "validation accuracy" not in words
 
 
 def test_the_same_run_twice_is_two_lines(tmp_path: Path):

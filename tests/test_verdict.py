@@ -248,6 +248,9 @@ def test_the_level_of_the_loss_is_told_from_its_noise():
     chaos = np.where(EXPLORED > 1, 1000 * np.abs(noise(50, 1.0, seed=1)), learned)
     assert loss_levels(losses_of(EXPLORED, chaos)).noise == pytest.approx(levels.noise, rel=0.3)
     assert loss_levels(losses_of(EXPLORED[:4], calm[:4])) is None
+    early = [2.3, 2.2, 2.0, 1.5, 1.0, 0.6, 0.4]
+    for end in (np.nan, np.inf):
+        assert loss_levels(losses_of(EXPLORED[:10], [*early, end, end, end])).fell
 
 
 def test_what_is_borne_ends_at_the_first_rise():

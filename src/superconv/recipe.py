@@ -33,8 +33,8 @@ class Recipe:
     """Largest learning rate: the peak of the cycle, or the initial rate of the other schedules."""
     schedule: ScheduleName = "one_cycle"
     """`one_cycle`, `piecewise` (×0.1 at 5/8 and 7/8 of the run, the paper's baseline), `cosine`, `constant`, or Caffe's
-    `triangular`: linearly from base_lr to the peak at `warmup` of the run and back, as in the paper's logged runs; with
-    a warmup of 1 it only rises, and from base_lr 0 it is their range test."""
+    `triangular`: linearly from base_lr to the peak and back, as in the paper's logged runs, in as many whole cycles as
+    come nearest to a rise of `warmup` of the run; with 1 it only rises, and from base_lr 0 it is their range test."""
     base_lr: float | None = None
     """Rate at both feet of the cycle; max_lr / 10 if not given."""
     final_lr: float | None = None
@@ -114,7 +114,8 @@ class Recipe:
             )
         if self.schedule == "triangular":
             base_lr = self.max_lr / 10 if self.base_lr is None else self.base_lr
-            return schedules.triangular(base_lr, self.max_lr, round(self.steps * self.warmup))
+            rise = 0.5 / max(1, round(0.5 / self.warmup)) if 0 < self.warmup < 1 else self.warmup
+            return schedules.triangular(base_lr, self.max_lr, round(self.steps * rise))
         if self.schedule == "piecewise":
             return schedules.piecewise_constant(self.max_lr, (round(self.steps * 5 / 8), round(self.steps * 7 / 8)))
         if self.schedule == "cosine":

@@ -1,6 +1,7 @@
 """What the commands share: the console, the execution plan, the run's folder, its hooks."""
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,12 @@ def say(text: str, *, whole: bool = True) -> None:
 
     if writes():
         console.print(text, soft_wrap=whole)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Say what the user should know about how the data was read, or the run was made."""
+    for note in notes:
+        say(f"note: {note}")
 
 
 def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPlan":

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import cli, files
-from superconv.commands.common import console, executor_of, print_recipe
+from superconv.commands.common import console, executor_of, print_recipe, say_notes
 from superconv.errors import above, at_least
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def compare(command: cli.Compare, line: str) -> None:
             executor=executor,
             report=_report_run,
         )
+    say_notes(result["notes"])
     result["command"] = line
     files.write_json(command.out / "compare.json", result)
     from superconv.report.html import write_comparison
@@ -78,6 +79,7 @@ def balance(command: cli.Balance, line: str) -> None:
     asked = command.balancing
     at_least(1, seeds=asked.seeds, steps=asked.steps, sweep_steps=asked.sweep_steps, batch_size=command.batch_size)
     task = image_task(command.task)
+    say_notes(task.facts["notes"])
     takes_dropout = models.takes(task.facts["model"]["name"], "dropout")
     recipe = Recipe(
         steps=command.balancing.steps,

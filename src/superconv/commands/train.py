@@ -18,6 +18,7 @@ from superconv.commands.common import (
     print_recipe,
     print_verdict,
     say,
+    say_notes,
 )
 from superconv.errors import UserError, at_least
 
@@ -47,8 +48,7 @@ def fit(command: cli.Fit, line: str) -> None:
             "where the set has a validation split of its own"
         )
     with folder_of(command.running, plan, command.task.data, settled) as folder:
-        for note in task.facts["notes"]:
-            say(f"note: {note}")
+        say_notes(task.facts["notes"])
         began = time.perf_counter()
         plan = stored_plan(folder) or plan_of(command.machine, task, outline(task, command.choices))
         numbers = fit_task(
@@ -80,6 +80,7 @@ def range_test(command: cli.RangeTest, line: str) -> None:
     at_least(1, seeds=command.seeds, batch_size=command.batch_size, validation_samples=command.validation_samples)
     at_least(0, evaluate_every=command.evaluate_every, recalibrate_batch_norm=command.recalibrate_batch_norm)
     task = image_task(command.task)
+    say_notes(task.facts["notes"])
     recipe = Recipe(
         steps=command.steps,
         batch_size=command.batch_size or batch_size_for(len(task.train)),
@@ -132,8 +133,7 @@ def train(command: cli.Train, line: str) -> None:
         options = options_of(command.running, folder)
         options.pop("evaluations")
         numbers = run(spec, folder, about={"command": line}, on_plan=announce_plan, **options)
-        for note in numbers.get("notes", ()):
-            say(f"note: {note}")
+        say_notes(numbers.get("notes", ()))
         _conclude(numbers, folder, lower="max_lr in the recipe:")
 
 
@@ -149,6 +149,7 @@ def estimate(command: cli.Estimate, line: str) -> None:
     at_least(1, steps=command.steps, batch_size=command.batch_size, stride=command.stride)
     at_least(0, probe_every=command.probe_every)
     task = image_task(command.task)
+    say_notes(task.facts["notes"])
     recipe = Recipe(
         steps=command.total_steps,
         batch_size=command.batch_size or batch_size_for(len(task.train)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from superconv.data.decode import read_file
 from superconv.data.labels import encode_labels
 from superconv.data.parquet import ParquetSet
-from superconv.data.raw import Raw, Split, Table, split_of
+from superconv.data.raw import Raw, Split, Table, split_in, split_of
 from superconv.errors import UserError
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -47,7 +47,7 @@ def _parquet(root: Path, files: Sequence[Path]) -> ParquetSet:
     rest = []
     for file in files:
         parts = [file.name, *reversed(file.relative_to(root).parts[:-1])]
-        split = next(filter(None, map(split_of, parts)), None)
+        split = next(filter(None, map(split_in, parts)), None)
         if split:
             splits.setdefault(split, []).append(file)
         else:
@@ -110,10 +110,27 @@ class ImageFolder:
 
 
 def _image_folder(root: Path) -> ImageFolder:
-    folders = {split_of(d.name): d for d in _subfolders(root) if "." not in d.name and "-" not in d.name}
-    if "train" in folders:
-        return ImageFolder(root, {split: _classes(d) for split, d in sorted(folders.items(), key=str) if split})
-    return ImageFolder(root, {"train": _classes(root)})
+    folders = [d for d in _subfolders(root) if any(f.suffix.lower() in _IMAGE_SUFFIXES for f in _walk(d))]
+    named = [(split_of(d.name), d) for d in folders if d.name.isalpha() and _subfolders(d)]
+    if "train" not in dict(named):
+        named = [(split_in(d.name), d) for d in folders]
+        if not named or None in dict(named):  # then they are classes, whatever some of them are called
+            return ImageFolder(root, {"train": _classes(root)})
+    splits: dict[str, Path] = {}
+    for split, folder in named:
+        if split in splits:
+            raise UserError(f"{splits[split]} and {folder} both hold {split} images: rename one, to .{folder.name}")
+        if split:
+            splits[split] = folder
+    if "train" not in splits:
+        raise UserError(f"{root} has no training images, only {', '.join(splits)}: sort them into train/<class>/")
+    return ImageFolder(root, {split: _classes(_innermost(splits[split], split)) for split in sorted(splits)})
+
+
+def _innermost(folder: Path, split: str) -> Path:
+    """The folder of the class folders, where that of a split holds but another of its kind."""
+    inner = _subfolders(folder)
+    return _innermost(inner[0], split) if len(inner) == 1 and split_in(inner[0].name) == split else folder
 
 
 def _subfolders(folder: Path) -> list[Path]:

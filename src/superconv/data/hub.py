@@ -68,7 +68,8 @@ def fetch(name: str) -> HubSet:
             loaded = datasets.load_dataset(name)
     except Exception as error:  # datasets, the hub's client and its network stack raise errors of their own
         raise UserError(_failure(name, reachable, error)) from error
-    splits = {role: rows for split, rows in loaded.items() if (role := split_of(split)) is not None}
+    named = sorted(loaded, key=lambda split: split == split_of(split))  # of `val` and `validation` the latter is taken
+    splits = {role: loaded[split] for split in named if (role := split_of(split)) is not None}
     if "train" not in splits:
         raise UserError(f"{name} has no train split, only {', '.join(loaded)}: choose another data set")
     return HubSet(name, splits)

@@ -14,7 +14,7 @@ from superconv.data.cache import Decoded
 from superconv.data.channels import Mean, channel_statistics, fixed_scale, pixel_statistics
 from superconv.data.decode import Geometry, Pixels, SelectedImages, count_channels, decode, decode_all
 from superconv.data.digits import load_digits
-from superconv.data.folders import find
+from superconv.data.folders import ImageFolder, find
 from superconv.data.hub import fetch
 from superconv.data.names import Location, locate
 from superconv.data.raw import Raw, Split, Table
@@ -26,6 +26,7 @@ from superconv.errors import UserError
 GIB = 2**30
 _STATISTICS_IMAGES = 1024  # that mean and deviation of a streamed set are estimated from
 _MOST_WORKERS = 8
+_LOOKED_AT = 5  # images that decide between grey and colour
 
 Shape = tuple[int, int, int]
 Normalization = Literal["channel", "mean_image", "scale"]
@@ -91,7 +92,8 @@ def load(
         augmentation: of the training images.
         normalization: ``channel`` gives each channel mean 0 and deviation 1 over the training images;
             ``mean_image`` subtracts the mean image of all training images, also where ``train_samples`` or
-            ``validation`` leave some out, and keeps the scale of 0 to 255: the input of the paper's runs;
+            ``validation`` leave some out, and keeps the scale of 0 to 255: the input of the paper's runs (of a
+            streamed set: of about a thousand of those that are trained on);
             ``scale`` only divides pixels of 0 to 255 by 256: that of its LeNet.
         label_column: of a table with several.
         image_size: side in pixels that images are brought to: shorter side scaled, centre cut out. None keeps
@@ -109,7 +111,7 @@ def load(
     if normalization not in get_args(Normalization):
         raise UserError(f"normalization is one of {', '.join(get_args(Normalization))}, not {normalization!r}")
     location = locate(name)
-    label_column, image_size = label_column or location.label_column, image_size or location.image_size
+    image_size = image_size or location.image_size
     found = _find(location, label_column, image_size, resident_bytes)
     choice = choose(found.labels, validation, train_samples, seed)
     if isinstance(found, Decoded):
@@ -131,10 +133,10 @@ def load(
 
 
 def _find(location: Location, label_column: str | None, image_size: int | None, resident_bytes: int) -> Decoded | Table:
-    if location.path is not None:
-        return _read(find(location.path), label_column, image_size, resident_bytes)
-    if location.hub is not None:
-        return _read(fetch(location.hub), label_column, image_size, resident_bytes)
+    if location.path or location.hub:
+        raw = find(location.path) if location.path else fetch(location.hub or "")
+        usual = None if isinstance(raw, ImageFolder) else location.label_column
+        return _read(raw, label_column or usual, image_size, resident_bytes)
     if label_column is not None or image_size not in (None, 8):
         raise UserError("digits are 8×8 pixels and have one label: leave out --label-column and --image-size")
     return load_digits()
@@ -159,10 +161,10 @@ def _read(raw: Raw, label_column: str | None, image_size: int | None, resident_b
 
 
 def _key(raw: Raw, label_column: str | None, image_size: int | None, resident_bytes: int) -> str | None:
-    """The set's key in the cache; None if its files alone are too large to be held: hashing would take minutes."""
+    """The set's key in the cache; None if it has no files, or too large ones to be held: hashing would take minutes."""
     try:
         files = raw.files()
-        if sum(path.stat().st_size for _, path in files) > resident_bytes:
+        if not files or sum(path.stat().st_size for _, path in files) > resident_bytes:
             return None
         return cache.content_key(files, (label_column, image_size))
     except OSError as error:
@@ -174,10 +176,11 @@ def _size(decoded: Decoded) -> int:
 
 
 def _shape(split: Split, image_size: int | None) -> Shape:
-    """(c, h, w) that the first image decides on."""
-    data, where = split.images.read([0])[0], split.images.where(0)
-    channels = count_channels(data, where)
-    _, height, width = decode(data, Geometry(channels, image_size), where).shape
+    """(c, h, w): height and width of the first image, colour where any of `_LOOKED_AT` spread over all has it."""
+    rows = sorted({i * (len(split.labels) - 1) // (_LOOKED_AT - 1) for i in range(_LOOKED_AT)})
+    looked_at = list(zip(split.images.read(rows), map(split.images.where, rows), strict=True))
+    channels = max(count_channels(data, where) for data, where in looked_at)
+    _, height, width = decode(looked_at[0][0], Geometry(channels, image_size), looked_at[0][1]).shape
     return channels, height, width
 
 
@@ -237,5 +240,6 @@ def _streamed(
             transform=transform,
             workers=count,
         )
-    estimated = f"mean and standard deviation are estimated from {len(sample)} training images"
-    return _Ready(sources, transform, shape, (estimated,))
+    what = {"channel": "mean and standard deviation are", "mean_image": "the mean image is"}.get(normalization)
+    notes = (f"{what} estimated from {len(sample)} training images",) if what else ()
+    return _Ready(sources, transform, shape, notes)

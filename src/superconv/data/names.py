@@ -58,7 +58,7 @@ def locate(name: str) -> Location:
         return Location(name, collection / name, None, known.label_column, known.image_size)
     if known.hub:
         return known
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves alone what names no user
     if name and path.exists():
         return Location(name, path)
     if _HUB_NAME.fullmatch(name):
@@ -70,7 +70,7 @@ def _collection() -> Path | None:
     value = os.environ.get("SUPERCONV_DATA")
     if not value:
         return None
-    folder = Path(value).expanduser()
+    folder = Path(os.path.expanduser(value))
     if not folder.is_dir():
         raise UserError(f"SUPERCONV_DATA={value} is no folder: correct or unset it")
     return folder

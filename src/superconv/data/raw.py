@@ -1,5 +1,6 @@
 """What a data set is before its images are decoded, and how its splits and columns are recognised."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,12 @@ class Raw(Protocol):
 def split_of(name: str) -> str | None:
     """``train``, ``validation`` or ``test``, if a name up to its first ``-`` or ``.`` says so."""
     return _SPLITS.get(name.lower().split(".")[0].split("-")[0])
+
+
+def split_in(name: str) -> str | None:
+    """As `split_of`, else the split that a word of the name says, as in ``mnist_train``; None if several do."""
+    said = {_SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLITS}
+    return split_of(name) or (said.pop() if len(said) == 1 else None)
 
 
 def unlabelled(labels: Sequence[Any]) -> bool:

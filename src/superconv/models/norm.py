@@ -45,6 +45,8 @@ class GhostBatchNorm(_BatchNorm):
             return super().forward(input)
         size = self.batch_norm_size or len(input)
         first, *others = torch.split(input, size) if len(input) > size else (input,)
+        if others and others[-1][:, 0].numel() == 1:
+            raise UserError(f"batch_norm_size {size} leaves a single sample of a batch of {len(input)}: choose another")
         chunks = [self._counted(first)]
         chunks += [F.batch_norm(c, None, None, self.weight, self.bias, training=True, eps=self.eps) for c in others]
         return torch.cat(chunks) if others else chunks[0]

@@ -190,7 +190,7 @@ def loss_levels(curve: Curve) -> LossLevels | None:
     if end < MIN_POINTS:
         return None
     level = _smooth(losses[:end])
-    falling = losses[: max(2 * MIN_POINTS, int(level.argmin()) + 1)]
+    falling = losses[: min(end, max(2 * MIN_POINTS, int(level.argmin()) + 1))]
     noise = float(np.median(np.abs(np.diff(falling))))
     return LossLevels(lr[:end], level, float(np.median(losses[:MIN_POINTS])), noise)
 

@@ -13,11 +13,13 @@ from superconv.report.run_page import recipe_rows, words
 def runs_page(runs: Sequence[RunFiles]) -> Page:
     """Lay out several runs: a table of their final numbers, what differs in their recipes, and their curves."""
     named = dict(zip(_labels(runs), runs, strict=True))
+    watched = {bool(run.task.get("watch_test")) for run in runs}
+    held_out = "held out" if len(watched) > 1 else "test" if True in watched else "validation"
     pictures = []
     for quantity in dict.fromkeys([*(run.metric for run in runs), "loss"]):
         rows = {name: run.rows for name, run in named.items() if run.measured(quantity)}
         if rows:
-            axes = plot_history(rows, quantity)
+            axes = plot_history(rows, quantity, held_out=held_out)
             caption = f"{quantity.capitalize()} of {len(rows)} runs against the update: training as running means."
             pictures.append(Picture.of(quantity, axes, caption))
     titles = list(dict.fromkeys(run.title for run in runs))
@@ -93,7 +95,9 @@ def _final_numbers(named: Mapping[str, RunFiles]) -> Table:
     for name, run in named.items():
         row = [name]
         for metric in metrics:
-            row += [score(metric, run.number(f"{split}_{metric}")) for split in ("test", "validation")]
+            row.append(score(metric, run.number(f"test_{metric}")))
+            watched = run.task.get("watch_test")  # then it is the test split that was read for both
+            row.append(score(metric, None if watched else run.number(f"validation_{metric}")))
         done, planned = run.number("steps"), run.recipe.steps if run.recipe else None
         updates = run.updates if done is None else int(done)
         row.append(f"{updates:,}" if planned in (None, updates) else f"{updates:,} of {planned:,}")

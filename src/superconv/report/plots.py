@@ -303,9 +303,11 @@ def _cut_blow_up(ax: Axes, values: Array) -> None:
     values = values[np.isfinite(values)]
     if values.size == 0:
         return
-    top = 1.6 * max(float(np.median(values)), float(np.median(values[: max(3, len(values) // 20)])))
-    if values.max() > top:
-        ax.set_ylim(values.min() - 0.06 * (top - values.min()), top)
+    low = float(values.min())
+    foot = min(low, 0.0)  # of a loss that may be negative
+    top = foot + 1.6 * (max(float(np.median(values)), float(np.median(values[: max(3, len(values) // 20)]))) - foot)
+    if values.max() > top > low:
+        ax.set_ylim(low - 0.06 * (top - low), top)
 
 
 def _is_exponential(rates: Array) -> bool:

@@ -243,9 +243,7 @@ def _splits(run: RunFiles) -> Section | None:
         text.append(f"Weights: trained on {count}.")
     if run.sweeps:
         column = run.sweeps.curve.column
-        where = (
-            "the validation split, held out of the training data" if column.startswith("val") else "training batches"
-        )
+        where = "the validation split" if column.startswith("val") else "training batches"
         text.append(f"Rates: chosen by what the range test measured on {where}.")
         if _refitted(run):
             text.append("Once everything was chosen, the network was trained on the validation split too.")
@@ -259,6 +257,7 @@ def _splits(run: RunFiles) -> Section | None:
             text.append("Test score: the test split, read once, after the last update; nothing was chosen on it.")
     elif run.numbers:
         text.append("There is no test score.")
+    text += [f"{note[:1].upper()}{note[1:]}." for note in run.numbers.get("notes", ())]
     return Section(title="What each split was used for", text=text) if text else None
 
 

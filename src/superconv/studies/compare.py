@@ -104,7 +104,7 @@ def compare(
         report: Told of each run as it ends.
 
     Returns:
-        Plain values: `metric`, `schedules`, `speed_up`, `rates`, `seeds`, `failures`, `machine`.
+        Plain values: `metric`, `schedules`, `speed_up`, `rates`, `seeds`, `failures`, `machine`, `notes` of the data.
 
     Raises:
         UserError: Something given cannot be used, or no run at all could be made.
@@ -161,6 +161,7 @@ def compare(
         "machine": first["machine"],
         "plan": first["plan"],
         "versions": first["versions"],
+        "notes": first.get("notes", []),
     }
 
 
