@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -108,6 +109,20 @@ def test_one_process_at_a_time_works_in_a_folder(fitted, capsys):
             assert f"another process works in {fitted}" in capsys.readouterr().err
     assert run("fit", "digits", "--steps", 150, "--out", fitted, "--resume", *CPU) == 0
     assert (fitted / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("word", ["--overwrite", "--resume"])
+def test_a_run_that_was_to_be_replaced_outlives_two_failures(fitted, tmp_path, capsys, word):
+    """A kill in the search of an overwrite leaves its `spec.json` only, with the old run beside it."""
+    kept, old = tmp_path / "kept", tmp_path / "kept.replaced"
+    shutil.copytree(fitted, old)
+    kept.mkdir()
+    shutil.copy(fitted / "spec.json", kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("superconv.studies.fit.fit", MagicMock(side_effect=KeyboardInterrupt))
+        assert run("fit", "digits", "--steps", 150, "--out", kept, word, *CPU) == 130
+    assert (kept if word == "--overwrite" else old).joinpath("model.safetensors").exists()
+    capsys.readouterr()
 
 
 def test_bad_input_costs_no_data_and_leaves_nothing_behind(fitted, tmp_path, capsys):

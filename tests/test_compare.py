@@ -101,6 +101,15 @@ def test_a_comparison_of_real_runs_is_not_made_twice(tmp_path, monkeypatch):
     json.dumps(result, allow_nan=False)
 
 
+def test_what_diverged_is_no_score_to_be_reached(tmp_path):
+    comparison = Comparison(
+        schedules=("one_cycle", "piecewise"), steps=(20, 60), seeds=1, max_lr=("one_cycle=0.1", "piecewise=1e9")
+    )
+    result = compare(DIGITS, comparison, RECIPE, tmp_path, device="cpu", plan="fp32")
+    assert [row["validation"] for row in result["schedules"]["piecewise"]] == [[0.0], [0.0]]
+    assert result["speed_up"] == []
+
+
 @pytest.mark.parametrize(("split", "says"), [({"validation": 0}, "validation"), ({"watch_test": True}, "--watch-test")])
 def test_without_a_validation_split_of_its_own_nothing_can_be_chosen(tmp_path, split, says):
     with pytest.raises(UserError, match=says):

@@ -112,3 +112,15 @@ def test_a_fit_of_minutes_is_as_long_in_both_processes(tmp_path):
     steps = json.loads((out / "run.json").read_text())["steps"]
     assert len((out / "history.jsonl").read_text().splitlines()) >= min(steps, 20)
     assert "minutes" in Recipe.load(out / "recipe.yaml").reasons["steps"]
+
+
+def test_a_study_under_torchrun_makes_every_run_in_both_processes(tmp_path):
+    """The best rate is the last that is tried, so that a run is asked for again as soon as it was made."""
+    study = ["superconv", "compare", "digits", "--model", "mlp", "--train-samples", "640", "--steps", "20,40"]
+    study += ["--schedules", "one_cycle", "--seeds", "2", "--batch-size", "32", "--plan", "fp32", "--device", "cpu"]
+    losses = []
+    for order in ("0.1,0.03", "0.03,0.1"):
+        torchrun(*study, "--max-lr", f"one_cycle={order}", "--out", str(tmp_path / order))
+        runs = [json.loads(path.read_text()) for path in (tmp_path / order).rglob("run.json")]
+        losses.append({run["spec_hash"]: run["validation_loss"] for run in runs})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_tasks import PLAN, quadratic
+from small_tasks import PLAN, Quadratic, quadratic
 from torch import nn
 
 from superconv import files
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
-from superconv.studies.fit import _milder, fit
+from superconv.studies.fit import _milder, _put_aside, fit
+from superconv.studies.pace import measure_pace
 from superconv.studies.tuner import Found
 from superconv.training.hooks import Hook
 
@@ -77,6 +78,33 @@ def test_minutes_leave_a_second_training_what_the_first_did_not_take():
     assert (milder.recipe.max_lr, milder.recipe.weight_decay, milder.seconds) == (0.3, 0.0, 12.0)
     late = _milder(quadratic(), Found(recipe=recipe), numbers, until=time.perf_counter() - 1, plan=PLAN)
     assert late.recipe.steps == 20
+
+
+def test_what_a_diverged_training_left_does_not_reach_the_next(tmp_path):
+    following = Recipe(steps=60, batch_size=32, max_lr=0.1)
+    for name in ("recipe.yaml", "history.jsonl", "run.json", "checkpoint.pt", "model.safetensors"):
+        (tmp_path / name).write_text("of the first")
+    _put_aside(tmp_path, following)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["diverged-1", "recipe.yaml"]
+    assert Recipe.load(tmp_path / "recipe.yaml") == following
+    assert sorted(p.name for p in (tmp_path / "diverged-1").iterdir()) == ["history.jsonl", "recipe.yaml", "run.json"]
+
+
+def test_the_pace_of_what_breaks_down_is_that_of_its_updates():
+    def slow():
+        time.sleep(0.5)
+        return Quadratic()
+
+    unscaled = replace(quadratic(scale=1e4), model=slow)
+    pace = measure_pace(unscaled, Recipe(steps=100, batch_size=32, max_lr=1.0), PLAN, evaluations=1)
+    assert pace.start > 0.4
+    assert pace.update < 0.1
+
+
+def test_a_plan_whose_device_is_gone_is_named(tmp_path):
+    files.write_json(tmp_path / "plan.json", {**vars(PLAN), "device": "cuda:7"})
+    with pytest.raises(UserError, match=r"goes on where it began: device cuda:7 is not there"):
+        fit(quadratic(), tmp_path, steps=20)
 
 
 def test_choices_are_given_by_name_and_a_folder_keeps_its_own(tmp_path):

@@ -54,6 +54,30 @@ def test_a_run_that_is_soon_over_takes_the_default(task, tmp_path):
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_a_run_of_seconds_is_as_long_as_they_say(task, tmp_path):
+    found = find_plan(task, replace(RECIPE, steps=1_000_000), device="cpu", seconds=1.0)
+    assert "the run is over sooner" in found.reason
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_loss_that_refuses_its_input_leaves_the_default(task):
+    def loss(output, target):
+        if not output.abs().max() < 1e-9:
+            raise ValueError("outputs must be small")
+        return output.sum()
+
+    class Huge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((1,), float("inf")))
+
+        def forward(self, images):
+            return images.flatten(1) * self.weight
+
+    found = find_plan(replace(task, model=Huge, loss=loss), RECIPE, device="cpu", limit=5.0)
+    assert "none could be timed" in found.reason
+
+
 def test_a_result_is_kept_for_the_same_network_and_batch_only(task, tmp_path, monkeypatch):
     searched = []
     search = plan_search._search
@@ -82,7 +106,7 @@ def searches(monkeypatch):
     """Searches that take no time, by whether compiling was tried in them."""
     made = []
 
-    def search(task, recipe, default, samples, limit):
+    def search(task, recipe, default, samples, seconds, limit):
         made.append(samples / 32 * 0.01 > plan_search.COMPILE_AFTER)
         return measured(default, compiled=made[-1])
 

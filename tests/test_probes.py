@@ -1,7 +1,8 @@
 """Short cycles under several peaks."""
 
+from copy import deepcopy
 from dataclasses import replace
-from math import log
+from math import inf, log
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from torch import nn
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe
-from superconv.specs import Choices
+from superconv.specs import Choices, ImageTask
 from superconv.studies import probes
 from superconv.studies.probes import FARTHEST, Probe, search_peak
 from superconv.studies.tuner import find_recipe
+from superconv.training.estimate import EstimateHook, Estimation
+from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.sweeps import range_test
+from superconv.training.task import image_task
 
 
 @pytest.mark.parametrize("start", [0.001, 1.0, 100.0])
@@ -232,12 +236,71 @@ def test_an_error_under_too_large_a_rate_is_a_breakdown():
     assert tried.max_lr is not None
 
 
+@pytest.mark.parametrize(("schedule", "momentum"), [("one_cycle", 0.85), ("cosine", 0.95)])
+def test_a_sweep_has_the_momentum_that_the_run_has_at_its_largest_rate(schedule, momentum):
+    seen = set()
+
+    class Look(Hook):
+        def on_update(self, trainer) -> None:
+            seen.add(trainer.momentum)
+
+    whole = Recipe(steps=200, batch_size=32, max_lr=1.0, schedule=schedule)
+    range_test(quadratic(), whole, max_lr=0.1, steps=20, plan=PLAN, hooks=[Look()])
+    assert seen == {momentum}
+
+
+def test_a_probe_of_the_curvature_that_breaks_down_ends_the_training():
+    class Break(Hook):
+        def on_update(self, trainer) -> None:
+            if trainer.step == 5:
+                trainer.model.module.weight.data.fill_(inf)
+
+    task = replace(quadratic(), loss=picky(inf))  # which NaN and infinity are not below
+    run = train(task, recipe(), plan=PLAN, hooks=[Break(), EstimateHook(Estimation(forms={}, probe_every=1))])
+    assert (run.stopped, run.steps) == ("diverged", 5)
+
+
 def test_an_error_of_the_first_update_is_the_users_to_see():
     task = replace(quadratic(), loss=picky(0.0))
     with pytest.raises(ValueError, match=r"^outputs must be probabilities$"):
         find_recipe(task, Choices(steps=50), plan=PLAN)
     with pytest.raises(ValueError, match=r"^outputs must be probabilities$"):
         search_peak(task, recipe(), start=1.0, updates=100, plan=PLAN)
+
+
+def test_a_network_that_has_learned_already_is_trained_on():
+    """Its first loss is next to nothing, of which every batch is a multiple."""
+    task = image_task(ImageTask(data="digits", model="mlp"))
+    learned = train(task, Recipe(steps=700, batch_size=32, max_lr=0.13), plan=PLAN).model
+    again = replace(task, model=lambda: deepcopy(learned))
+    for seed in range(3):
+        options = {"start": 0.1, "updates": 150, "plan": PLAN, "seed": seed}
+        found = search_peak(again, Recipe(steps=300, batch_size=32, max_lr=1.0), **options)
+        assert found.max_lr is not None
+        assert found.updates <= 150
+
+
+def test_of_a_loss_that_starts_below_0_no_share_is_left(monkeypatch):
+    def probe(task, tried, *, first_loss, **options):
+        first_loss[0], off = -1.0, log(tried.max_lr / 0.1)
+        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=-2 + 0.1 * off**2)
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), nn.BatchNorm1d(4)))
+    found = search_peak(task, recipe(steps=2000), start=0.1, updates=180, plan=PLAN)
+    assert found.max_lr == pytest.approx(0.1, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"annihilation": 0.02}, {"warmup": 0.02}, {"annihilation": 0.0}, {"schedule": "triangular", "warmup": 0.01}],
+)
+def test_a_cycle_with_short_phases_is_probed_without_them(shape):
+    found = find_recipe(quadratic(), Choices(steps=600), plan=PLAN)
+    long = recipe(**shape, steps=600, max_lr=found.recipe.max_lr)
+    peak = search_peak(quadratic(), long, start=0.5, updates=200, plan=PLAN).max_lr
+    assert peak is not None
+    assert 0.01 < peak < 100
 
 
 def test_fp16_that_skips_every_update_ends():

@@ -163,6 +163,11 @@ class Choices:
         known = {f.name for f in fields(self)} - given
         return replace(self, **{name: value for name, value in self._stored().items() if name in known})
 
+    @property
+    def seconds(self) -> float | None:
+        """`minutes` in seconds."""
+        return None if self.minutes is None else 60 * self.minutes
+
     def _stored(self) -> dict[str, Any]:
         return Recipe.load_part(Path(self.recipe_file)) if self.recipe_file else {}
 

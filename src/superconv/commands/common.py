@@ -40,11 +40,11 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}")
 
 
-def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe") -> "ExecutionPlan":
-    """The plan that `--plan` names, or what a search finds; a search that paid is announced."""
+def plan_of(asked: cli.Machine, task: "Task", recipe: "Recipe", *, seconds: float | None = None) -> "ExecutionPlan":
+    """The plan that `--plan` names, or what a search finds for the recipe's length or `seconds`, which is announced."""
     from superconv.studies.runner import plan_for
 
-    return plan_for(task, recipe, device=asked.device, words=asked.plan, report=announce_plan)
+    return plan_for(task, recipe, device=asked.device, words=asked.plan, seconds=seconds, report=announce_plan)
 
 
 def announce_plan(found: "PlanSearch") -> None:

@@ -50,7 +50,9 @@ def fit(command: cli.Fit, line: str) -> None:
     with folder_of(command.running, plan, command.task.data, settled) as folder:
         say_notes(task.facts["notes"])
         began = time.perf_counter()
-        plan = stored_plan(folder) or plan_of(command.machine, task, outline(task, command.choices))
+        plan = stored_plan(folder) or plan_of(
+            command.machine, task, outline(task, command.choices), seconds=command.choices.seconds
+        )
         numbers = fit_task(
             task,
             folder,

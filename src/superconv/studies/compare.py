@@ -148,13 +148,16 @@ def compare(
     table: dict[str, dict[int, list[Numbers]]] = {}
     for of, numbers in runs:
         table.setdefault(of.recipe.schedule, {}).setdefault(of.recipe.steps, []).append(numbers)
-    scores = {name: {n: [_score(r) for r in row] for n, row in rows.items()} for name, rows in table.items()}
+    ended = {
+        name: {n: [_score(run) for run in row] for n, row in rows.items() if not any(r["stopped"] for r in row)}
+        for name, rows in table.items()
+    }
     first = runs[0][1]
     return {
         "name": first["name"],
         "metric": first["metric"],
         "schedules": {name: [_row(n, row) for n, row in rows.items()] for name, rows in table.items()},
-        "speed_up": _speed_ups(scores),
+        "speed_up": _speed_ups(ended),
         "rates": rates,
         "seeds": list(range(comparison.seeds)),
         "failures": failures,
@@ -172,7 +175,8 @@ def _best(name: str, tried: Sequence[tuple[RunSpec, Numbers]]) -> float | None:
 
 
 def _speed_ups(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    if "one_cycle" not in scores:
+    """At lengths of which no run diverged: the score of one that did is not one to be reached."""
+    if not scores.get("one_cycle"):
         return []
     baselines = [name for name in scores if name != "one_cycle"]
     return [asdict(gain) for name in baselines for gain in speed_up(scores["one_cycle"], scores[name], name=name)]

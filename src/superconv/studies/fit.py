@@ -1,5 +1,6 @@
 """From a task to a trained model with no rate to choose: sweeps, verdict, recipe, one cycle, test."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -13,9 +14,10 @@ from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies.kind import kind_of
 from superconv.studies.pace import FEWEST
-from superconv.studies.probes import at_peak
+from superconv.studies.probes import at_peak, of_length
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
 from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline, updates_of
+from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
@@ -75,7 +77,7 @@ def fit(
     if unknown := options.keys() - signature(train).parameters:
         raise TypeError(f"fit() has no argument {', '.join(sorted(unknown))}")
     choices, folder, began = replace(choices or Choices(), **settled), Path(folder), began or time.perf_counter()
-    plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices)).plan
+    plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices), seconds=choices.seconds).plan
     recipe_file, sweeps_file, probes_file = (folder / n for n in ("recipe.yaml", "range_test.json", "probes.json"))
     if recipe_file.exists():
         search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None
@@ -114,7 +116,7 @@ def fit(
         until = None if choices.minutes is None else began + 60 * choices.minutes
         found = _milder(task, found, numbers, until=until, plan=plan)
         if writes():
-            _put_aside(folder)
+            _put_aside(folder, found.recipe)
     return numbers
 
 
@@ -141,7 +143,7 @@ def _milder(task: Task, found: Found, numbers: Numbers, *, until: float | None, 
     recipe = at_peak(replace(recipe, reasons=reasons), float(f"{recipe.max_lr / LOWER:.3g}"))
     if until is not None:
         fits = int((until - time.perf_counter()) / (numbers["seconds"] / max(1, reached)))
-        recipe = replace(recipe, steps=plan.fabric().broadcast(max(FEWEST, min(recipe.steps, fits))))
+        recipe = of_length(recipe, plan.fabric().broadcast(max(FEWEST, min(recipe.steps, fits))))
     if reasons.get("weight_decay", "given") != "given":
         decay, why = balanced_decay(recipe, len(task.train), kind=kind_of(task, recipe))
         recipe = replace(recipe, weight_decay=decay, reasons={**reasons, "weight_decay": why})
@@ -153,14 +155,17 @@ def _diverged(folder: Path) -> list[Path]:
     return [*folder.glob("diverged-*")]
 
 
-def _put_aside(folder: Path) -> None:
-    """Keep what a diverged training left, but for its weights, and make room for the next."""
-    kept = folder / f"diverged-{1 + len(_diverged(folder))}"
-    kept.mkdir()
+def _put_aside(folder: Path, following: Recipe) -> None:
+    """Keep what a diverged training left, but for its weights, and make room for the next, in an order that may end."""
+    kept, making = folder / f"diverged-{1 + len(_diverged(folder))}", folder / ".diverged"
+    making.mkdir(exist_ok=True)
     for name in ("recipe.yaml", "history.jsonl", "estimate.jsonl", "run.json"):
         if (folder / name).exists():
-            (folder / name).rename(kept / name)
-    (folder / "model.safetensors").unlink(missing_ok=True)
+            shutil.copy2(folder / name, making / name)
+    making.rename(kept)
+    files.write_text(folder / "recipe.yaml", following.to_yaml())
+    for name in ("run.json", CHECKPOINT, "model.safetensors", "history.jsonl", "estimate.jsonl"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _estimating(steps: int, folder: Path) -> EstimateHook:

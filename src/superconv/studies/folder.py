@@ -59,14 +59,18 @@ def run_folder(
             if lock:
                 lock.release()
     except BaseException:
-        if fabric.is_global_zero and not resume and not any((folder / kept).exists() for kept in KEPT):
+        if fabric.is_global_zero and not resume and not _began_well(folder):
             shutil.rmtree(folder)
             if replaced.exists():
                 replaced.rename(folder)
         raise
     finally:
-        if fabric.is_global_zero and replaced.exists():
+        if fabric.is_global_zero and replaced.exists() and _began_well(folder):
             shutil.rmtree(replaced)
+
+
+def _began_well(folder: Path) -> bool:
+    return any((folder / kept).exists() for kept in KEPT)
 
 
 def _prepare(
@@ -84,9 +88,11 @@ def _prepare(
         if not overwrite:
             raise UserError(f"{folder} holds a run; add --resume to go on with it, or --overwrite to replace it")
         _lock(folder).release()
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        folder.rename(replaced)
+        if replaced.exists() and not _began_well(folder):  # what a killed run was to replace
+            shutil.rmtree(folder)
+        else:
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
     files.write_json(spec, settled)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from superconv.recipe import Recipe
+from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import range_test
@@ -11,7 +12,9 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 WARMING, TIMED = 10, 10  # updates: the first ones compile and fill caches
+PROBES = 5  # of the curvature's largest eigenvalue, in a fit that estimates
 FORWARD = 1 / 3  # of the time of an update's sample that an evaluation's takes
+TINY = 1e-12  # a rate that breaks no training
 FEWEST = 20  # updates of a run, however short the time
 
 
@@ -20,7 +23,7 @@ class Pace:
     """Seconds of a training."""
 
     start: float
-    """Until its first update is made: a network, a batch, a compilation."""
+    """Until its first update is made, a network, a batch, a compilation; and all probes of the curvature."""
     update: float
     """Of every further one."""
     readings: float
@@ -41,7 +44,7 @@ class _Clock(Hook):
         self.marks.append(time.perf_counter())
 
 
-def measure_pace(task: Task, recipe: Recipe, plan: ExecutionPlan, *, evaluations: int) -> Pace:
+def measure_pace(task: Task, recipe: Recipe, plan: ExecutionPlan, *, evaluations: int, estimated: bool = False) -> Pace:
     """Time a few updates of a task, and what comes before them.
 
     Args:
@@ -49,14 +52,20 @@ def measure_pace(task: Task, recipe: Recipe, plan: ExecutionPlan, *, evaluations
         recipe: How; its rate and length do not count.
         plan: Where.
         evaluations: How often the training will read the validation split, the final reading apart.
+        estimated: Whether the curvature is measured while training.
     """
     clock = _Clock()
-    range_test(task, recipe, max_lr=1e-3, steps=WARMING + TIMED, stop=False, plan=plan, hooks=[clock])
+    hooks: list[Hook] = [clock]
+    if estimated:  # as in a fit, but for a single probe, behind the last update
+        forms = {"estimate": {"norm": "l2"}}
+        hooks.append(EstimateHook(Estimation(forms=forms, every=TIMED, probe_every=WARMING + TIMED)))
+    range_test(task, recipe, max_lr=TINY, steps=WARMING + TIMED, stop=False, plan=plan, hooks=hooks)
+    probes = PROBES * (time.perf_counter() - clock.marks[-1]) if estimated else 0.0
     began, first, *_ = clock.marks
-    timed = clock.marks[-1 - TIMED :]
+    timed = clock.marks[1:][-1 - TIMED :]
     read = (evaluations + 1) * len(task.validation or ()) + len(task.test or ())
     return Pace(
-        start=first - began,
-        update=(timed[-1] - timed[0]) / (len(timed) - 1),
+        start=first - began + probes,
+        update=(timed[-1] - timed[0]) / max(1, len(timed) - 1) or first - began,
         readings=FORWARD * read / recipe.batch_size,
     )

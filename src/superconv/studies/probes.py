@@ -8,12 +8,14 @@ peak did between the two lengths is carried on to the whole, with caution.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import exp, inf, isfinite, isinf, log
 from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from superconv.errors import UserError
 from superconv.rates.recalibration import recalibrate
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
@@ -164,12 +166,12 @@ def search_peak(
         seed: Of weights, order and augmentation, the same for every probe.
         hooks: Look on.
     """
-    first_loss, kind = [inf], kind_of(task, recipe)
+    first_loss, kind, broken = [inf], kind_of(task, recipe), BROKEN
 
     def bracket(start: float, length: int, updates: float, most: float, **options: Any) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = at_peak(replace(recipe, steps=length), start * FACTOR ** (k / options.get("parts", 1)))
-            return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss)
+            tried = at_peak(of_length(recipe, length), start * FACTOR ** (k / options.get("parts", 1)))
+            return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss, broken=broken)
 
         return _bracket(probe, length, updates, most, **options)
 
@@ -178,16 +180,31 @@ def search_peak(
 
     length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length), updates)
+    spent = short.probes
+    if short.best is None and updates - short.updates >= length:
+        broken = inf  # the first loss of what is all but learned is near 0, and no measure
+        short = bracket(start, length, updates - short.updates, updates - short.updates)
+        spent += short.probes
     if short.best is None:
-        raised = next((f" ({probe.error})" for probe in short.probes if probe.error), "")
+        raised = next((f" ({probe.error})" for probe in spent if probe.error), "")
         reason = f"every probe of {length} updates broke down{raised}"
-        return PeakSearch(max_lr=None, probes=short.probes, reason=reason)
-    left = updates - short.updates
+        return PeakSearch(max_lr=None, probes=spent, reason=reason)
+    left = updates - sum(probe.steps for probe in spent)
     longer = min(recipe.steps, left // (3 if left >= 3 * LONGER * length else 2))
     options: dict[str, Any] = {"parts": 2 if short.edge else 1, "upwards": grows}
     long = bracket(short.peak, longer, left, left, **options) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
-    return _carried(short, carried, recipe, first_loss[0], kind=kind)
+    peak, reason = _carried(short, carried, recipe, first_loss[0], kind=kind)
+    return PeakSearch(max_lr=peak, probes=spent + (long.probes if long else ()), reason=reason)
+
+
+def of_length(recipe: Recipe, steps: int) -> Recipe:
+    """The same cycle in so many updates; phases that these have no room for are left out, or take their usual share."""
+    shorter: list[dict[str, Any]] = [{}, {"annihilation": 0.0}]
+    for changes in shorter:
+        with suppress(UserError):
+            return replace(recipe, steps=steps, **changes)
+    return replace(recipe, steps=steps, annihilation=0.0, warmup=Recipe.warmup)
 
 
 def at_peak(recipe: Recipe, max_lr: float) -> Recipe:
@@ -244,8 +261,8 @@ def _bracket(
     return _Bracket(tuple(known[k] for k in sorted(known)))
 
 
-def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, kind: Kind) -> PeakSearch:
-    """The best peak of the longest probes, carried over to the length of the run.
+def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, kind: Kind) -> tuple[float, str]:
+    """The best peak of the longest probes, carried over to the length of the run, and why.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
     stays, or falls where the optimizer adapts and no batch norm frees the weights' scale. What the probes of two
@@ -279,7 +296,7 @@ def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: floa
         factor, why = AT_THE_EDGE, "a longer stay bears less, and the next larger peak broke down"
     if abs(factor - 1) > 0.005:
         reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
-    return PeakSearch(max_lr=peak * factor, probes=short.probes + (long.probes if long else ()), reason=reason)
+    return peak * factor, reason
 
 
 def _usual_power(loss: float, first: float, kind: Kind) -> float:
@@ -292,7 +309,8 @@ def _usual_power(loss: float, first: float, kind: Kind) -> float:
 
 
 def _remaining(loss: float, first: float) -> float:
-    return min(1.0, max(0.0, loss / first)) if first > 0 and isfinite(first) else 1.0
+    """Share of the first loss; 0 where that is not above 0, so that nothing can be told of it."""
+    return min(1.0, max(0.0, loss / first)) if first > 0 and isfinite(first) else 0.0
 
 
 def _loss(probe: Probe) -> float:
@@ -307,13 +325,14 @@ def _probe(
     seed: int,
     hooks: Sequence[Hook],
     first_loss: list[float],
+    broken: float,
 ) -> Probe:
     with isolated_rng():
         trainer = Trainer(task, recipe, plan=plan, seed=seed, hooks=hooks, purpose=f"cycle to {recipe.max_lr:.2g}")
         try:
             for hook in hooks:
                 hook.on_start(trainer)
-            loss, raised = _train(trainer, first_loss), None
+            loss, raised = _train(trainer, first_loss, broken), None
         except BreakdownError as error:
             loss, raised = None, str(error)
         finally:
@@ -323,8 +342,8 @@ def _probe(
     return Probe(max_lr=recipe.max_lr, length=recipe.steps, steps=trainer.step, loss=loss, error=raised)
 
 
-def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
-    """Train to the end of the recipe; the loss there, or none after a breakdown."""
+def _train(trainer: Trainer, first_loss: list[float], broken: float) -> float | None:
+    """Train to the end of the recipe; the loss there, or none after a breakdown, as of `broken` times the first."""
     steps, task, batches = trainer.recipe.steps, trainer.task, trainer.batches()
     since = 0.0
     while trainer.step < steps:
@@ -342,7 +361,7 @@ def _train(trainer: Trainer, first_loss: list[float]) -> float | None:
             since = scores["loss"]
             if trainer.step == 1:
                 first_loss[0] = since
-            if not isfinite(since) or since > BROKEN * abs(first_loss[0]):
+            if not isfinite(since) or since > broken * abs(first_loss[0]):
                 return None
             row = {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
             for hook in trainer.hooks:

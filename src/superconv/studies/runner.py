@@ -118,6 +118,7 @@ def run_task(
             save_file(tensors, temporary)
         files.write_json(folder / "run.json", numbers)
         (folder / CHECKPOINT).unlink(missing_ok=True)
+    plan.fabric().barrier()  # a study asks next what is finished, and all processes must see the same
     return numbers
 
 
@@ -170,15 +171,17 @@ def plan_for(
     device: str = "auto",
     words: str | None = None,
     threads: int | None = None,
+    seconds: float | None = None,
     report: Callable[[PlanSearch], None] | None = None,
 ) -> ExecutionPlan:
     """The plan that the words of `--plan` name, or without any that of a search, reported where one paid.
 
-    `threads` are those that a run will have, where several share the machine.
+    `threads` are those that a run will have, where several share the machine; `seconds` its length, where that is
+    given so.
     """
     if words:
         return ExecutionPlan.choose(device=device, plan=words)
-    found = find_plan(task, recipe, device=device, threads=threads)
+    found = find_plan(task, recipe, device=device, threads=threads, seconds=seconds)
     if report and found.trials:
         report(found)
     return found.plan
@@ -197,7 +200,7 @@ def common_plan(
 
     Without words, that of the runs which are there already, if they ran on such a device; else what a search finds.
     """
-    kept = stored_plan(root)
+    kept = _plan_in(root)
     if words is None and kept and kept.device == ExecutionPlan.choose(device=device).device:
         return kept
     plan = plan_for(task, recipe, device=device, words=words, threads=threads)
@@ -207,7 +210,20 @@ def common_plan(
 
 
 def stored_plan(folder: Path) -> ExecutionPlan | None:
-    """The execution plan that a run in this folder, or a study's runs in it, began with; who goes on keeps it."""
+    """The execution plan that a run in this folder began with; who goes on keeps it.
+
+    Raises:
+        UserError: Its device is not there, or the file is damaged.
+    """
+    plan = _plan_in(folder)
+    try:
+        ExecutionPlan.choose(device=plan.device if plan else "auto")
+    except UserError as error:
+        raise UserError(f"{folder} holds a run that goes on where it began: {error}") from error
+    return plan
+
+
+def _plan_in(folder: Path) -> ExecutionPlan | None:
     path = folder / "plan.json"
     return files.checked(ExecutionPlan, files.read_json(path), source=path) if path.exists() else None
 
@@ -240,6 +256,7 @@ def _range_test(task: Task, spec: RunSpec, folder: Path, *, plan: ExecutionPlan,
     if writes():
         search.save(folder / "range_test.json")
         files.write_json(folder / "run.json", numbers)
+    plan.fabric().barrier()
     return numbers
 
 

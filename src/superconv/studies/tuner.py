@@ -80,13 +80,13 @@ def find_recipe(
     entered = time.perf_counter()
     choices = replace(choices or Choices(), **settled).filled()
     trial = outline(task, choices)
-    plan = plan or find_plan(task, trial).plan
+    plan = plan or find_plan(task, trial, seconds=choices.seconds).plan
     kind, samples = kind_of(task, trial), len(task.train)
     steps = updates_of(choices, samples, trial.batch_size)
     pace, until, least = None, 0.0, LEAST_BUDGET
     if choices.minutes is not None:
         until = (began or entered) + 60 * choices.minutes
-        pace = measure_pace(task, trial, plan, evaluations=evaluations)
+        pace = measure_pace(task, trial, plan, evaluations=evaluations, estimated=choices.estimate)
         total = pace.updates(until - time.perf_counter(), plan)
         steps = max(FEWEST, int(total / (1 + choices.search)))
         least = min(LEAST_BUDGET, max(SWEEP + FEWEST_PROBED, int(BUDGET * total)))

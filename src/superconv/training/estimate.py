@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from superconv.history import History, Row
 from superconv.rates.curvature import stable_lr, top_eigenvalues
 from superconv.rates.hessian_free import HessianFreeLR
+from superconv.training.broken import refusals
 from superconv.training.hooks import Hook
 from superconv.training.trainer import Trainer
 
@@ -95,8 +97,14 @@ class EstimateHook(Hook):
     def _probe(self, trainer: Trainer) -> Row:
         inputs, target = trainer.fixed_batch(PROBE_SAMPLES)
         model, group = trainer.model.module, trainer.optimizers[0].param_groups[0]
+
+        def loss() -> Tensor:
+            output = model(inputs)
+            with refusals(output, alone=trainer.fabric.world_size == 1):
+                return trainer.task.loss(output, target)
+
         with torch.compiler.set_stance("force_eager"):  # compiled backward passes cannot be differentiated
-            found = top_eigenvalues(model, lambda: trainer.task.loss(model(inputs), target))
+            found = top_eigenvalues(model, loss)
         eigenvalue = float(found.values[0])
         bound = stable_lr(eigenvalue, momentum=trainer.momentum or 0.0, nesterov=bool(group.get("nesterov")))
         return {

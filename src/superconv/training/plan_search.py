@@ -18,6 +18,7 @@ from superconv.data.cache import cache_folder
 from superconv.errors import UserError
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
+from superconv.training.broken import BreakdownError
 from superconv.training.plan import CompileMode, ExecutionPlan, Precision, computes_bf16, machine, versions
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
@@ -71,6 +72,7 @@ def find_plan(
     *,
     device: str = "auto",
     threads: int | None = None,
+    seconds: float | None = None,
     limit: float | None = None,
     use_cache: bool = True,
 ) -> PlanSearch:
@@ -84,6 +86,7 @@ def find_plan(
         recipe: Its batch size, optimizer and length; the rate of the trials is small.
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         threads: That a run will have; torch's choice if not given.
+        seconds: Of the run, where its length is given so and the recipe's does not count.
         limit: Seconds that it may take, about, compiling apart; not given, 5, but at most a tenth of what the run
             itself will need. Below 1 there is no search, and the default plan is taken.
         use_cache: Take and keep results of earlier searches.
@@ -95,25 +98,27 @@ def find_plan(
     batch_size = recipe.batch_size // recipe.accumulate
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return PlanSearch(plan=default, reason="several processes take the default plan", batch_size=batch_size)
-    samples = recipe.steps * recipe.batch_size
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)
         with isolated_rng():
             path = cache_folder() / "plans" / f"{_key(task, default.device, batch_size, recipe.optimizer)}.json"
             found = _kept(path, default.device) if use_cache else None
-            if found is None or (not found.compiling_tried and _long(found.trials, samples / found.batch_size)):
+            if found is None or (not found.compiling_tried and _long(found.trials, _updates(found, recipe, seconds))):
                 trial = replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
-                found = _search(task, trial, default, samples, limit)
+                found = _search(task, trial, default, recipe.steps * recipe.batch_size, seconds, limit)
                 if use_cache and found.trials:
                     files.write_json(path, asdict(found))
-    except RuntimeError as error:  # fp32 may not fit into the memory of a GPU that has enough for bf16
+    except (
+        RuntimeError,
+        BreakdownError,
+    ) as error:  # fp32 may not fit where bf16 does
         reason = f"the default plan: none could be timed ({' '.join(str(error).split())[:100]})"
         return PlanSearch(plan=default, reason=reason, batch_size=batch_size)
     finally:
         torch.set_num_threads(before)
         gc.collect()  # trainers lie in reference cycles, and hold a GPU's memory
-    return _chosen(found, samples) if found.trials else found
+    return _chosen(found, _updates(found, recipe, seconds)) if found.trials else found
 
 
 class _Contender:
@@ -156,7 +161,9 @@ class _Contender:
         return time.perf_counter() - began
 
 
-def _search(task: Task, recipe: Recipe, default: ExecutionPlan, samples: int, limit: float | None) -> PlanSearch:
+def _search(
+    task: Task, recipe: Recipe, default: ExecutionPlan, samples: float, seconds: float | None, limit: float | None
+) -> PlanSearch:
     """Trials, with no choice made yet, or the default plan without any."""
     began, asked = time.perf_counter(), recipe.batch_size
     cpu = default.device == "cpu"
@@ -165,6 +172,8 @@ def _search(task: Task, recipe: Recipe, default: ExecutionPlan, samples: int, li
     reference = _Contender(task, small, replace(default, precision="32-true", channels_last=False))
     reference.update()
     pace = reference.trial().pace / small.batch_size  # seconds of a sample
+    if seconds is not None:
+        samples = seconds / pace
     limit = min(LIMIT, SHARE * pace * samples) if limit is None else limit
     if limit < LEAST:
         reason = "the default plan: the run is over sooner than a search would pay"
@@ -238,7 +247,7 @@ def _started(task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]) -> list
     for plan in plans:
         try:
             started.append(_Contender(task, recipe, plan))
-        except RuntimeError:  # no kernel, no compiler or no memory for it
+        except (RuntimeError, BreakdownError):  # no kernel, no compiler or no memory for it
             continue
     return started
 
@@ -256,9 +265,16 @@ def _race(contenders: Sequence[_Contender], reference: _Contender, until: float)
             return
 
 
-def _chosen(found: PlanSearch, samples: int) -> PlanSearch:
-    """The search with what a run of so many samples should take; compiling must save three times what it costs."""
-    eager, updates = _eager(found.trials), samples / found.batch_size
+def _updates(found: PlanSearch, recipe: Recipe, seconds: float | None) -> float:
+    """Of the trials' batches, in a run of the recipe's length or of so many seconds."""
+    if seconds is not None:
+        return seconds / _eager(found.trials).pace
+    return recipe.steps * recipe.batch_size / found.batch_size
+
+
+def _chosen(found: PlanSearch, updates: float) -> PlanSearch:
+    """The search with what a run of so many updates should take; compiling must save three times what it costs."""
+    eager = _eager(found.trials)
     worth = [t for t in found.trials if t.plan.compiled and updates * (eager.pace - t.pace) > 3 * t.first]
     best = min([*worth, eager], key=lambda trial: trial.pace)
     gain = "no other pays"

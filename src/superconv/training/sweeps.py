@@ -84,7 +84,8 @@ def range_test(
         )
     plan = plan or ExecutionPlan.choose()
     recipe = recipe or Recipe(steps=100, batch_size=batch_size_for(len(task.train)), max_lr=1.0)
-    momentum = recipe.momentum if recipe.min_momentum is None else recipe.min_momentum
+    at_peak = recipe.min_momentum if recipe.momentum_schedule() else None
+    momentum = recipe.momentum if at_peak is None else at_peak
     swept = replace(recipe, schedule="constant", momentum=momentum, steps=steps, max_lr=max_lr)
     curves = []
     for seed in seeds:
