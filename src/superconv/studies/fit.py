@@ -113,7 +113,7 @@ def fit(
         given = recipe.reasons.get("max_lr", "given") == "given"
         if numbers["stopped"] != "diverged" or given or attempt == RETRIES:
             break
-        until = None if choices.minutes is None else began + 60 * choices.minutes
+        until = None if choices.seconds is None else began + choices.seconds
         found = _milder(task, found, numbers, until=until, plan=plan)
         if writes():
             _put_aside(folder, found.recipe)

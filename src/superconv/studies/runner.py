@@ -217,7 +217,8 @@ def stored_plan(folder: Path) -> ExecutionPlan | None:
     """
     plan = _plan_in(folder)
     try:
-        ExecutionPlan.choose(device=plan.device if plan else "auto")
+        if plan:
+            ExecutionPlan.choose(device=plan.device)
     except UserError as error:
         raise UserError(f"{folder} holds a run that goes on where it began: {error}") from error
     return plan

@@ -84,8 +84,8 @@ def find_recipe(
     kind, samples = kind_of(task, trial), len(task.train)
     steps = updates_of(choices, samples, trial.batch_size)
     pace, until, least = None, 0.0, LEAST_BUDGET
-    if choices.minutes is not None:
-        until = (began or entered) + 60 * choices.minutes
+    if choices.seconds is not None:
+        until = (began or entered) + choices.seconds
         pace = measure_pace(task, trial, plan, evaluations=evaluations, estimated=choices.estimate)
         total = pace.updates(until - time.perf_counter(), plan)
         steps = max(FEWEST, int(total / (1 + choices.search)))

@@ -109,10 +109,8 @@ def find_plan(
                 found = _search(task, trial, default, recipe.steps * recipe.batch_size, seconds, limit)
                 if use_cache and found.trials:
                     files.write_json(path, asdict(found))
-    except (
-        RuntimeError,
-        BreakdownError,
-    ) as error:  # fp32 may not fit where bf16 does
+    except (RuntimeError, BreakdownError) as error:
+        # fp32 may not fit into the memory of a GPU that has enough for bf16.
         reason = f"the default plan: none could be timed ({' '.join(str(error).split())[:100]})"
         return PlanSearch(plan=default, reason=reason, batch_size=batch_size)
     finally:
