@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print and write, and how they refuse."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -343,6 +344,15 @@ def test_what_cannot_be_used_is_one_line_and_exit_status_2(arguments, says, caps
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("superconv: ")
     assert says in message
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    asked = [sys.executable, "-m", "superconv", "fit", "--help"]
+    done = subprocess.run(asked, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

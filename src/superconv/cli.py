@@ -1,5 +1,6 @@
 """The command line: every command is a dataclass, its options are the fields of the same dataclasses as the API's."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from superconv.errors import Interrupted, UserError
 from superconv.recipe import ScheduleName
@@ -169,7 +170,7 @@ class Estimate:
 class Judge:
     """The verdict on a range test made anywhere: a CSV with the columns lr and test_accuracy."""
 
-    curve: Positional[Path]
+    curve: Positional[Annotated[Path, arg(metavar="CSV")]]
     """The CSV, or a range_test.json of superconv."""
     metric: str = "test_accuracy"
     """The column to judge; losses, errors, perplexities and the like are known to be better when lower."""
@@ -195,7 +196,7 @@ class Report:
 class Predict:
     """Classify image files with the model of a run."""
 
-    run: Positional[Path]
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Folder of a finished run."""
     images: Positional[tuple[Path, ...]]
     """Image files of any size."""
@@ -286,8 +287,7 @@ class Reproduce:
     minutes: float | None = None
     """Start no run that would end later than this; the same command goes on where it stopped."""
     page: Path | None = None
-    """Write the page of all scales from the results there are, with its figures beside it, such as
-    docs/reproduction.md; experiments that are named are run first."""
+    """Write the page of all scales, such as docs/reproduction.md, from all results; what is named is run first."""
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     execution: OmitArgPrefixes[Execution] = field(default_factory=Execution)
     out: Path = Path("results/reproduction")
@@ -300,7 +300,7 @@ class Reproduce:
 class Speedrun:
     """Seconds to a target accuracy, by the small network and the recipe of the CIFAR-10 speed records."""
 
-    data: Positional[str]
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
     """cifar10, or another set of images of 31 pixels or more."""
     target: float = 0.85
     """Test accuracy to reach; 0.85 suits a CPU, 0.94 a GPU."""
@@ -332,23 +332,27 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 where the input is unusable, 130 after an interrupt."""
+    """Run one command; the exit status is 0, 2 where the input is unusable, 130 interrupted, 141 of a closed pipe."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    command: Any = tyro.cli(
-        Command,
-        prog="superconv",
-        description="Train PyTorch networks in far fewer steps.",
-        args=given,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    from superconv.commands import COMMANDS
-
-    sys.path.insert(0, "")  # --model mynet:callable finds mynet.py here, as with python -m
     try:
+        command: Any = tyro.cli(
+            Command,
+            prog="superconv",
+            description="Train PyTorch networks in far fewer steps.",
+            args=given,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        from superconv.commands import COMMANDS
+
+        sys.path.insert(0, "")  # --model mynet:callable finds mynet.py here, as with python -m
         COMMANDS[type(command)](command, shlex.join(["superconv", *given]))
+        sys.stdout.flush()
     except UserError as error:
         print(f"superconv: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # a disk is full, a path is no folder, a file may not be read
         print(f"superconv: {error}", file=sys.stderr)
         return 2

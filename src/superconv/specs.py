@@ -51,13 +51,12 @@ def _axis(word: str) -> str:
 class ImageTask:
     """An image classification."""
 
-    data: Positional[str]
-    """digits, mnist, fashion_mnist, cifar10, cifar100, imagenet-1k, another name on the hub, or a folder of parquet
-    files or images."""
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
+    """digits, mnist, fashion_mnist, cifar10, cifar100, imagenet-1k, others of the hub, folders of parquet or images."""
     model: str | None = None
-    """mlp, lenet, resnet20 (any 6n+2), densenet40 (3n+4), wrn32, cifar10-full, resnet50 (ImageNet's), as in the paper's
-    files resnet20-author, bottleneck56-author and resnext56-author, or package.module:callable; none takes one that
-    fits the images."""
+    """mlp, lenet, resnet20 (any 6n+2), densenet40 (3n+4), wrn32, cifar10-full, resnet50 (ImageNet's);
+    as in the paper's files: resnet20-author, bottleneck56-author, resnext56-author;
+    or package.module:callable. None takes one that fits the images."""
     model_args: tuple[tuple[str, int | float | str], ...] = ()
     """Further arguments of the model: names and values, such as width 2."""
     weights: Path | None = None
@@ -65,22 +64,21 @@ class ImageTask:
     batch_norm_size: int | None = None
     """Images that batch norm sees together; none takes the whole batch."""
     batch_norm_average: float | None = None
-    """Share of batch norm's running statistics that an update keeps, in Caffe's normalised sums (the paper's runs: 0.95
-    to 0.999); none takes torch's average."""
+    """Share of running statistics an update keeps, in Caffe's sums (the paper: 0.95 to 0.999); none takes torch's."""
     train_samples: int | None = None
     """Use only so many training images, stratified; none takes all."""
     validation: float = 0.1
     """Share (below 1) or number of training images held out for every choice; 0 holds out none."""
     watch_test: bool = False
-    """Read the test split while training where others read the validation split, as the paper's runs did; nothing may
-    be chosen by it."""
+    """Read the test split while training in place of the validation split, as the paper did; no choice uses it."""
     label_column: str | None = None
     """The column of labels, where it cannot be guessed."""
     image_size: int | None = None
     """Resize images to this side in pixels; none leaves them."""
     normalization: Literal["channel", "mean_image", "scale"] = "channel"
-    """`channel` brings each channel to mean 0 and deviation 1; `mean_image` subtracts the mean image and keeps the
-    scale of 0 to 255, as in the paper's runs; `scale` divides pixels of 0 to 255 by 256, as for its LeNet."""
+    """`channel` brings each channel to mean 0 and deviation 1;
+    `mean_image` subtracts the mean image and keeps the scale of 0 to 255, as in the paper's runs;
+    `scale` divides pixels of 0 to 255 by 256, as for its LeNet."""
     shuffle: bool = True
     """Each epoch has an order of its own; without, images come in that of the files, as in the paper's runs."""
     flip: Literal["none", "random", "alternating"] = "none"
@@ -141,8 +139,7 @@ class Choices:
     search: float = 0.3
     """Share of the training's updates that the search may take; 200 updates at least."""
     recipe_file: Annotated[str | None, arg(name="recipe", metavar="PATH")] = None
-    """A recipe.yaml, whole or in part. What it has is not searched, where no other option gives it; its length counts
-    where none is given."""
+    """A recipe.yaml, whole or in part: what it has is not searched, and any other option counts before it."""
 
     def filled(self) -> "Choices":
         """These choices with those of the recipe file; what is given here comes first.
@@ -228,8 +225,8 @@ class Comparison:
     seeds: int = 3
     """Runs of each schedule and length, from seeds 0, 1, …"""
     max_lr: tuple[str, ...] = ()
-    """Rates of a schedule, such as one_cycle=1,3 piecewise=0.1,0.35: peak of the cycle, initial rate of the others; not
-    given, 0.03 to 3 in half decades. Of several, the best validation score of seed 0 at the middle length decides."""
+    """Rates of a schedule, such as one_cycle=1,3 piecewise=0.1,0.35: peak of the cycle, initial rate of the others.
+    Not given, 0.03 to 3 in half decades; of several, the best on validation of seed 0 at the middle length."""
 
     def candidates(self) -> dict[str, tuple[float, ...]]:
         """The rates of each schedule.
@@ -264,8 +261,7 @@ class Balancing:
     weight_decay: Annotated[tuple[float, ...], _separated(float, "FLOAT,…")] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
     """Decays to try; the best one of each peak is then refined by half the step to its better neighbour."""
     steps: int = 400
-    """Updates of a cycle, fewer where the batch is larger. Longer runs want less decay: take the length of the training
-    that the recipe is for."""
+    """Updates of a cycle, fewer for larger batches. Longer runs want less decay: take the length of the training."""
     sweep_steps: int = 100
     """Updates of a range test, fewer where the batch is larger."""
     seeds: int = 1
