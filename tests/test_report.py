@@ -266,6 +266,12 @@ def test_a_comparison_without_speed_up_claims_none(tmp_path: Path):
     assert "not reached" not in words
 
 
+def test_an_interval_of_accuracies_ends_at_100_percent(tmp_path: Path):
+    near = comparison()
+    near["schedules"]["piecewise"][0] |= {"low": 0.95, "high": 1.02}
+    assert "95.00 % to 100.00 %" in Parsed(write_comparison(near, tmp_path / "report.html")).words
+
+
 def test_numbers_are_written_as_people_read_them():
     assert [duration(s) for s in (None, 3.04, 59.96, 245.2, 7830.0)] == [
         "–",

@@ -129,7 +129,8 @@ def _scores_section(metric: str, schedules: Mapping[str, Sequence[Mapping[str, A
         for row in lengths:
             interval = "–"
             if row.get("low") is not None and row.get("high") is not None:
-                interval = f"{score(metric, row['low'])} to {score(metric, row['high'])}"
+                low, high = max(row["low"], 0.0), min(row["high"], 1.0)  # Student's t reaches beyond
+                interval = f"{score(metric, low)} to {score(metric, high)}"
             tests = [value or 0.0 for value in row.get("test") or []]  # one that diverged scores nothing
             test = score(metric, statistics.fmean(tests)) if tests else "–"
             cells = (f"{row['steps']:,}", score(metric, row["mean"]), interval, test)
