@@ -55,6 +55,25 @@ def test_a_training_that_diverged_is_made_again_under_a_third_of_its_peak(tmp_pa
     assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN) == numbers
 
 
+class Kills(Hook):
+    """Leaves the first training a network whose output is the same for every input."""
+
+    trainings = 0
+
+    def on_start(self, trainer) -> None:
+        self.trainings += trainer.purpose == "training"
+
+    def on_log(self, trainer, row) -> None:
+        if self.trainings == 1 and trainer.step >= 20:
+            trainer.model.module.weight.data.zero_()
+
+
+def test_a_training_whose_network_no_longer_tells_inputs_apart_is_made_again(tmp_path):
+    numbers = fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Kills()])
+    assert numbers["stopped"] is None
+    assert files.read_json(tmp_path / "diverged-1" / "run.json")["stopped"] == "diverged"
+
+
 def test_it_ends_after_three_and_never_changes_what_was_given(tmp_path):
     stubborn, given = Breaks(9), Breaks(9)
     assert fit(quadratic(), tmp_path / "a", Choices(steps=60), plan=PLAN, hooks=[stubborn])["stopped"] == "diverged"

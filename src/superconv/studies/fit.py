@@ -17,6 +17,7 @@ from superconv.studies.pace import FEWEST
 from superconv.studies.probes import at_peak, of_length
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
 from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline, updates_of
+from superconv.training.broken import CollapseHook
 from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
@@ -96,7 +97,7 @@ def fit(
     for attempt in range(len(_diverged(folder)), 1 + RETRIES):
         if on_found:
             on_found(found)
-        recipe, looking = found.recipe, [*hooks]
+        recipe, looking = found.recipe, [*hooks, CollapseHook()]
         if choices.estimate:
             looking.append(_estimating(recipe.steps, folder))
         numbers = run_task(

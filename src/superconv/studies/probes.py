@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from math import exp, inf, isfinite, isinf, log
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from superconv.errors import UserError
@@ -23,7 +21,7 @@ from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.studies.kind import Kind, kind_of
 from superconv.studies.runner import RECALIBRATED
-from superconv.training.broken import BreakdownError, breakdowns
+from superconv.training.broken import BreakdownError, CollapseHook, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import calibration
@@ -40,7 +38,6 @@ STALE = 0.2  # share of the statistics of the start in batch norm's running ones
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both are far too small
 STRIDE = 4  # places at most between two peaks that are tried
-LOOKED_AT = 64  # samples, to see whether a network tells them apart
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
 BATCH_NORM_GROWTH = 1.5  # in place of GROWTH, as no weight but the last layer's is left without a free scale
@@ -330,6 +327,7 @@ def _probe(
     first_loss: list[float],
     broken: float,
 ) -> Probe:
+    hooks = [*hooks, CollapseHook()]
     with isolated_rng():
         trainer = Trainer(task, recipe, plan=plan, seed=seed, hooks=hooks, purpose=f"cycle to {recipe.max_lr:.2g}")
         try:
@@ -349,8 +347,6 @@ def _train(trainer: Trainer, first_loss: list[float], broken: float) -> float | 
     """Train to the end of the recipe; the loss there, or none after a breakdown, as of `broken` times the first."""
     steps, task, batches = trainer.recipe.steps, trainer.task, trainer.batches()
     since = 0.0
-    with breakdowns(trainer, first=isinf(first_loss[0])):
-        apart = _tells_apart(trainer)
     while trainer.step < steps:
         with breakdowns(trainer, first=isinf(first_loss[0])):
             happened = trainer.update(batches)
@@ -371,26 +367,12 @@ def _train(trainer: Trainer, first_loss: list[float], broken: float) -> float | 
             row = {"step": trainer.step, "lr": trainer.lr, **{f"train_{k}": v for k, v in scores.items()}}
             for hook in trainer.hooks:
                 hook.on_log(trainer, row)
+    if task.validation is None:
+        return since
     with breakdowns(trainer, first=False):
-        if apart and not _tells_apart(trainer):
-            return None
-        if task.validation is None:
-            return since
         if _stale(trainer):
             recalibrate(trainer.model.module, calibration(trainer, RECALIBRATED))
         return trainer.evaluate(task.validation, samples=VALIDATION_SAMPLES)["loss"]
-
-
-def _tells_apart(trainer: Trainer) -> bool:
-    """Whether not all samples have the same output to the last digit, as where every unit is dead and stays so.
-
-    Such a network knows how often each answer is right, which may be more than a smaller rate has learned so far.
-    """
-    inputs, _ = trainer.fixed_batch(min(LOOKED_AT, trainer.recipe.batch_size // trainer.recipe.accumulate))
-    with torch.inference_mode():  # in full precision: rounding makes outputs equal
-        output = trainer.model.module.eval().forward(inputs)  # `forward` is not compiled once more for it
-    whole = not isinstance(output, Tensor) or output.ndim == 0
-    return whole or not torch.equal(output, output[:1].expand_as(output))
 
 
 def _stale(trainer: Trainer) -> bool:

@@ -1,19 +1,61 @@
 """Trainings that end with an error: a result, where it was the rate that broke them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from superconv.errors import Interrupted, UserError
+from superconv.training.hooks import Hook
 
 if TYPE_CHECKING:
     from superconv.training.trainer import Trainer
 
+LOOKS, LOOKED_AT = 10, 64  # how often a training is looked at, and samples of a look
+
 
 class BreakdownError(Exception):
     """A training under too large a rate could not go on; the message says why, in one line."""
+
+
+class CollapseHook(Hook):
+    """Ends a training whose network has come to give all samples the same output, as where every unit is dead.
+
+    Nothing revives it, but its loss is finite: it knows how often each answer is right, which may be more than what
+    a smaller rate has learned so far.
+    """
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """See whether the network tells samples apart: one that never did is left alone."""
+        self._apart, self._seen = _tells_apart(trainer), trainer.step
+
+    def on_log(self, trainer: "Trainer", row: Mapping[str, float | None]) -> None:
+        """Look again, where a tenth of the training has passed since.
+
+        Raises:
+            BreakdownError: All samples have the same output.
+        """
+        steps = trainer.recipe.steps
+        if not self._apart or (trainer.step < self._seen + steps / LOOKS and trainer.step < steps):
+            return
+        self._seen = trainer.step
+        with breakdowns(trainer, first=False):
+            if not _tells_apart(trainer):
+                raise BreakdownError("the network gives all samples the same output")
+
+
+def _tells_apart(trainer: "Trainer") -> bool:
+    """Whether not all of a few samples have the same output to the last digit."""
+    inputs, _ = trainer.fixed_batch(min(LOOKED_AT, trainer.recipe.batch_size // trainer.recipe.accumulate))
+    model = trainer.model.module
+    training = model.training
+    with torch.inference_mode():  # in full precision: rounding makes outputs equal
+        output = model.eval().forward(inputs)  # `forward` is not compiled once more for it
+    model.train(training)
+    whole = not isinstance(output, Tensor) or output.ndim == 0
+    return whole or not torch.equal(output, output[:1].expand_as(output))
 
 
 @contextmanager
