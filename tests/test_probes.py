@@ -144,6 +144,19 @@ def test_rates_that_are_far_too_small_are_left_in_strides(monkeypatch):
     assert found.updates <= 180
 
 
+def test_where_nothing_is_learned_the_largest_rate_that_is_borne_is_best(monkeypatch):
+    """Larger rates first change how often each answer is given, and so the loss, by a little."""
+
+    def probe(task, tried, *, first_loss, **options):
+        first_loss[0] = 2.3
+        loss = None if tried.max_lr > 5 else 2.3 + 0.05 * tried.max_lr**0.1
+        return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=loss)
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    found = search_peak(quadratic(), recipe(steps=800), start=0.02, updates=240, plan=PLAN)
+    assert 5 / 3 / 3 < found.max_lr < 5
+
+
 def test_rates_that_are_far_too_large_are_left_in_strides(monkeypatch):
     found = searched(monkeypatch, lambda peak, _: 1 - peak if peak < 0.9 else None, start=1e4)
     assert powers(found) == [0, 1, 2, 4, 8, 10]

@@ -37,6 +37,7 @@ VALIDATION_SAMPLES = 1000
 STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both are far too small
+NOTHING = 0.03  # of the first loss, from which a loss that differs by no more is none the better or worse
 STRIDE = 4  # places at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
@@ -83,12 +84,15 @@ class _Bracket:
     """Probes of one length by rising peak, a `FACTOR` apart, or less where an edge is looked for."""
 
     probes: tuple[Probe, ...]
+    first: float
+    """Loss before any update."""
 
     @property
     def best(self) -> int | None:
-        """The place of the lowest loss; none where all broke down."""
-        losses = [_loss(probe) for probe in self.probes]
-        return min(range(len(losses)), key=losses.__getitem__) if isfinite(min(losses)) else None
+        """The place of the lowest loss, of equal ones the last; none where all broke down."""
+        places = range(len(self.probes))
+        best = min(places, key=lambda place: (_learned(_loss(self.probes[place]), self.first), -place))
+        return best if isfinite(_loss(self.probes[best])) else None
 
     @property
     def lowest(self) -> Probe:
@@ -138,7 +142,7 @@ class _Bracket:
         beside = (*self.probes[max(0, at - 1) : at], *self.probes[at + 1 : at + 2])
         near = [_loss(p) for p in beside if abs(log(p.max_lr / self.lowest.max_lr)) < log(1.1 * FACTOR)]
         worse = [log(loss / lowest) for loss in near if isfinite(loss)] if lowest > 0 else []
-        return 2 * sum(worse) / len(worse) if worse else 0.0
+        return max(0.0, 2 * sum(worse) / len(worse)) if worse else 0.0
 
     def __str__(self) -> str:
         tried = ", ".join(f"{p.max_lr:.2g}: {'broke down' if p.loss is None else f'{p.loss:.3g}'}" for p in self.probes)
@@ -173,7 +177,7 @@ def search_peak(
             tried = at_peak(of_length(recipe, length), start * FACTOR ** (k / options.get("parts", 1)))
             return _probe(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss, broken=broken)
 
-        return _bracket(probe, length, updates, most, **options)
+        return _bracket(probe, length, updates, most, first_loss=first_loss, **options)
 
     def grows(loss: float) -> bool:
         return _usual_power(loss, first_loss[0], kind) > 0
@@ -220,10 +224,13 @@ def _bracket(
     updates: float,
     most: float,
     *,
+    first_loss: Sequence[float] = (inf,),
     parts: int = 1,
     upwards: Callable[[float], bool] = lambda _: False,
 ) -> _Bracket:
     """Probes until the best lies between two others, or the updates are used up; `probe(0)` is always made.
+
+    `first_loss` holds the loss before any update once that was made.
 
     Their places are `parts` of a `FACTOR`, a whole one of which may lie between the best and what did not break down.
     They may use up `most` until the peak next above the best was tried. Where the largest has hardly learned more than
@@ -257,8 +264,8 @@ def _bracket(
         else:
             break
         known[place] = probe(place)
-        best = min(known, key=loss)
-    return _Bracket(tuple(known[k] for k in sorted(known)))
+        best = min(known, key=lambda k: (_learned(loss(k), first_loss[0]), -k))
+    return _Bracket(tuple(known[k] for k in sorted(known)), first_loss[0])
 
 
 def _carried(short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, kind: Kind) -> tuple[float, str]:
@@ -311,6 +318,11 @@ def _usual_power(loss: float, first: float, kind: Kind) -> float:
 def _remaining(loss: float, first: float) -> float:
     """Share of the first loss; 0 where that is not above 0, so that nothing can be told of it."""
     return min(1.0, max(0.0, loss / first)) if first > 0 and isfinite(first) else 0.0
+
+
+def _learned(loss: float, first: float) -> float:
+    """The loss, or the first one where that differs by so little that nothing was learned, which large rates begin."""
+    return first if isfinite(first) and abs(loss - first) < NOTHING * abs(first) else loss
 
 
 def _loss(probe: Probe) -> float:
