@@ -10,7 +10,7 @@ from small_tasks import PLAN, Quadratic, quadratic
 from torch import nn
 
 from superconv import files
-from superconv.errors import UserError
+from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies.fit import _milder, _put_aside, fit
@@ -55,23 +55,44 @@ def test_a_training_that_diverged_is_made_again_under_a_third_of_its_peak(tmp_pa
     assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN) == numbers
 
 
-class Kills(Hook):
-    """Leaves the first training a network whose output is the same for every input."""
+class Spoils(Hook):
+    """Sets all weights of the first training, row after row."""
 
-    trainings = 0
+    def __init__(self, weight: float) -> None:
+        self.weight, self.trainings = weight, 0
 
     def on_start(self, trainer) -> None:
         self.trainings += trainer.purpose == "training"
 
     def on_log(self, trainer, row) -> None:
         if self.trainings == 1 and trainer.step >= 20:
-            trainer.model.module.weight.data.zero_()
+            trainer.model.module.weight.data.fill_(self.weight)
 
 
-def test_a_training_whose_network_no_longer_tells_inputs_apart_is_made_again(tmp_path):
-    numbers = fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Kills()])
+@pytest.mark.parametrize(
+    ("weight", "reached"),
+    [
+        (0.0, 24),  # the same output for every input
+        (9.0, 60),  # far worse than short cycles end, which the last row tells
+    ],
+)
+def test_a_training_that_breaks_down_with_a_finite_loss_is_made_again(tmp_path, weight, reached):
+    numbers = fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Spoils(weight)])
     assert numbers["stopped"] is None
-    assert files.read_json(tmp_path / "diverged-1" / "run.json")["stopped"] == "diverged"
+    failed = files.read_json(tmp_path / "diverged-1" / "run.json")
+    assert (failed["stopped"], failed["steps"]) == ("diverged", reached)
+    assert "test_loss" not in failed
+
+
+def test_a_resumed_fit_knows_what_short_cycles_had_learned(tmp_path):
+    class Stops(Hook):
+        def on_update(self, trainer) -> None:
+            trainer.stop = trainer.purpose == "training" and trainer.step == 30
+
+    with pytest.raises(Interrupted):
+        fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Stops()])
+    assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Spoils(9.0)])["stopped"] is None
+    assert files.read_json(tmp_path / "diverged-1" / "run.json")["steps"] == 60
 
 
 def test_it_ends_after_three_and_never_changes_what_was_given(tmp_path):

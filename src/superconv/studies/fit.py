@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from superconv.studies.pace import FEWEST
 from superconv.studies.probes import at_peak, of_length
 from superconv.studies.runner import Numbers, run_task, stored_plan, writes
 from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline, updates_of
-from superconv.training.broken import CollapseHook
+from superconv.training.broken import BreakdownError, CollapseHook
 from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.estimate import EstimateHook, Estimation
 from superconv.training.hooks import Hook
@@ -26,8 +27,10 @@ from superconv.training.plan import ExecutionPlan
 from superconv.training.plan_search import find_plan
 from superconv.training.sweeps import RateSearch
 from superconv.training.task import Task
+from superconv.training.trainer import Trainer
 
 SEARCHED, FOLLOWING = ("batch_size", "steps", "max_lr", "weight_decay", "dropout"), ("base_lr", "final_lr", "reasons")
+SETBACK = 0.1  # share of what short cycles learned, with which lost at its end a training has broken down on its way
 RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made again if it diverges, so much lower
 
 
@@ -49,7 +52,8 @@ def fit(
     """Find a recipe, train by it and test once; called again on the same folder it goes on where it stopped.
 
     A training that diverges under a peak which was found, not given, is made again under a third of it, at most twice,
-    resumed or not.
+    resumed or not. So is one whose network no longer tells inputs apart, or that ends with less than short cycles had
+    learned.
 
     Args:
         task: What to train.
@@ -82,7 +86,8 @@ def fit(
     recipe_file, sweeps_file, probes_file = (folder / n for n in ("recipe.yaml", "range_test.json", "probes.json"))
     if recipe_file.exists():
         search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None
-        seconds = files.read_json(probes_file).get("seconds", 0.0) if probes_file.exists() else 0.0
+        probed = files.read_json(probes_file) if probes_file.exists() else {}
+        seconds = probed.get("seconds", 0.0)
         seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
         found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
         whose = (final_task or task).name
@@ -90,14 +95,15 @@ def fit(
         _refuse_others(found.recipe, choices.filled(), samples=samples, name=whose, seed=seed, folder=folder)
     else:
         found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
+        probed = {**asdict(found.peak), "seconds": round(found.seconds, 3)} if found.peak else {}
         if found.search and writes():
             found.search.save(sweeps_file)
-        if found.peak and writes():
-            files.write_json(probes_file, {**asdict(found.peak), "seconds": round(found.seconds, 3)})
+        if probed and writes():
+            files.write_json(probes_file, probed)
     for attempt in range(len(_diverged(folder)), 1 + RETRIES):
         if on_found:
             on_found(found)
-        recipe, looking = found.recipe, [*hooks, CollapseHook()]
+        recipe, looking = found.recipe, [*hooks, CollapseHook(), _SetbackHook(probed)]
         if choices.estimate:
             looking.append(_estimating(recipe.steps, folder))
         numbers = run_task(
@@ -119,6 +125,27 @@ def fit(
         if writes():
             _put_aside(folder, found.recipe)
     return numbers
+
+
+class _SetbackHook(Hook):
+    """Ends a training that has lost what short cycles learned, at its last update and before the test split is read.
+
+    Args:
+        probed: What `probes.json` holds.
+    """
+
+    def __init__(self, probed: Mapping[str, Any]) -> None:
+        losses = [probe["loss"] for probe in probed.get("probes", ()) if probe["loss"] is not None]
+        best, first = min(losses, default=inf), probed.get("first_loss", inf)
+        self.most = best + SETBACK * max(0.0, first - best)
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
+        """Look at the last row; a validation loss alone may rise because samples are learned by heart."""
+        losses = [row.get(f"{split}_loss") for split in ("train", "validation")]
+        known = [loss for loss in losses if loss is not None]
+        last = trainer.purpose == "training" and trainer.step == trainer.recipe.steps
+        if last and len(known) == len(losses) and min(known) > self.most:
+            raise BreakdownError("short cycles ended better")
 
 
 def _refuse_others(found: Recipe, choices: Choices, *, samples: int, name: str, seed: int, folder: Path) -> None:

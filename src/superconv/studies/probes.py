@@ -72,6 +72,8 @@ class PeakSearch:
     """Peak for the whole run; none where every probe broke down."""
     probes: tuple[Probe, ...]
     reason: str
+    first_loss: float = inf
+    """Before any update."""
 
     @property
     def updates(self) -> int:
@@ -199,7 +201,8 @@ def search_peak(
     long = bracket(short.peak, longer, left, left, **options) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
     peak, reason = _carried(short, carried, recipe, first_loss[0], kind=kind)
-    return PeakSearch(max_lr=peak, probes=spent + (long.probes if long else ()), reason=reason)
+    probes = spent + (long.probes if long else ())
+    return PeakSearch(max_lr=peak, probes=probes, reason=reason, first_loss=first_loss[0])
 
 
 def of_length(recipe: Recipe, steps: int) -> Recipe:
