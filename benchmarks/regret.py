@@ -22,6 +22,7 @@ from statistics import fmean
 
 import records
 from regret_further import FURTHER
+from regret_hard import HARD
 from regret_methods import METHODS, MISSING, Ready, grid
 from regret_summary import GRID, ORACLE, mean_ranks, oracle, plot_regrets, pooled, standings, top_settings
 from regret_tasks import PROBLEMS, Problem
@@ -36,7 +37,7 @@ from superconv.training.plan import ExecutionPlan, machine
 from superconv.training.task import Task
 
 GRID_SEED = 1000  # apart from the fresh seeds 0, 1, …
-TASKS = PROBLEMS | FURTHER
+TASKS = PROBLEMS | FURTHER | HARD
 REQUIRED = {"steps": 100, "batch_size": 1, "max_lr": 1.0}
 DEFAULTS = {k: v for k, v in plain(Recipe(**REQUIRED)).items() if k not in REQUIRED}  # rows leave them out
 
@@ -180,7 +181,7 @@ def main() -> None:
     if not given.show:
         for name in given.tasks:
             run_task(name, given, lambda: time.perf_counter() > end)
-    for problems, figure in ((PROBLEMS, "regret"), (FURTHER, "regret-further")):
+    for problems, figure in ((PROBLEMS, "regret"), (FURTHER, "regret-further"), (HARD, "regret-hard")):
         show(problems, given.out, given.figures / f"{figure}.png")
     for name, reason in MISSING.items():
         print(f"{name} is missing: {reason}")

@@ -15,7 +15,7 @@ from superconv.training.task import Task, accuracy, image_task
 WORDS, HASHED = 12, 4000  # words of a sample, and the numbers that stand for them
 
 
-def _digits(name: str, of, model, *, loss, metric=None) -> Task:
+def digits_task(name: str, of, model, *, loss, metric=None) -> Task:
     """A task of the digits: `of` makes inputs and targets of their pixels, on the 0-1 scale, and labels."""
     digits = image_task(ImageTask(data="digits"))
     splits = (digits.train, digits.validation, digits.test)
@@ -49,7 +49,7 @@ def ink() -> Task:
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(len(pixels)))
         return pixels + 0.4 * noise, (pixels > 0.5).float()
 
-    return _digits("ink, U-Net", noisy, UNet, loss=F.binary_cross_entropy_with_logits)
+    return digits_task("ink, U-Net", noisy, UNet, loss=F.binary_cross_entropy_with_logits)
 
 
 class Autoencoder(nn.Module):
@@ -76,7 +76,7 @@ def evidence(output: Tensor, pixels: Tensor) -> Tensor:
 
 def codes() -> Task:
     """A variational autoencoder of the digits."""
-    return _digits(
+    return digits_task(
         "codes, variational autoencoder", lambda pixels, _: (pixels.flatten(1),) * 2, Autoencoder, loss=evidence
     )
 
@@ -111,7 +111,7 @@ class _Mixing(nn.Module):
 
 def mixer() -> Task:
     """Recognise a digit by an MLP-Mixer."""
-    return _digits(
+    return digits_task(
         "digits, MLP-Mixer", lambda pixels, labels: (pixels, labels), Mixer, loss=F.cross_entropy, metric=accuracy
     )
 

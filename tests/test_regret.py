@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import regret
 from regret_further import FURTHER
+from regret_hard import HARD
 from regret_methods import found_by, grid
 from regret_summary import ORACLE, Standing, mean_ranks, oracle, pooled, standings, top_settings
 from regret_tasks import PROBLEMS, half_digits
@@ -106,14 +107,14 @@ def test_the_grid_is_that_of_the_issue():
     assert {r.steps for r in recipes.values()} == {round(30 * 1293 / 32)}
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@pytest.mark.parametrize("name", FURTHER | HARD)
 def test_further_tasks_learn_something_in_a_few_updates(name):
-    """Less loss after 60 updates at a rate from the middle of their grid than after one at next to nothing."""
-    problem = FURTHER[name]
+    """Less loss after some updates at a rate from the middle of their grid than after one at next to nothing."""
+    problem, steps = (FURTHER | HARD)[name], 60 if name in FURTHER else 200
     task, plan = replace(problem.make(), test=None), ExecutionPlan.choose(device="cpu", plan=problem.plan)
     options = {"batch_size": problem.batch_size, "optimizer": problem.optimizer, "optimizer_args": {}}
     losses = [
-        train(task, Recipe(steps=60, max_lr=rate, **options), plan=plan, evaluations=0).scores["validation_loss"]
+        train(task, Recipe(steps=steps, max_lr=rate, **options), plan=plan, evaluations=0).scores["validation_loss"]
         for rate in (1e-9, problem.rates[2])
     ]
     assert losses[1] < 0.99 * losses[0]
