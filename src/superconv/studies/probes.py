@@ -37,7 +37,7 @@ VALIDATION_SAMPLES = 1000
 STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both are far too small
-NOTHING = 0.03  # of the first loss, from which a loss that differs by no more is none the better or worse
+NOTHING, ALIKE = 0.05, 0.03  # of the first loss: what is less is nothing learned, and then makes no difference
 STRIDE = 4  # places at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
@@ -91,9 +91,8 @@ class _Bracket:
 
     @property
     def best(self) -> int | None:
-        """The place of the lowest loss, of equal ones the last; none where all broke down."""
-        places = range(len(self.probes))
-        best = min(places, key=lambda place: (_learned(_loss(self.probes[place]), self.first), -place))
+        """The place of the lowest loss; none where all broke down."""
+        best = _best([_loss(probe) for probe in self.probes], self.first)
         return best if isfinite(_loss(self.probes[best])) else None
 
     @property
@@ -267,7 +266,7 @@ def _bracket(
         else:
             break
         known[place] = probe(place)
-        best = min(known, key=lambda k: (_learned(loss(k), first_loss[0]), -k))
+        best = sorted(known)[_best([loss(k) for k in sorted(known)], first_loss[0])]
     return _Bracket(tuple(known[k] for k in sorted(known)), first_loss[0])
 
 
@@ -323,9 +322,12 @@ def _remaining(loss: float, first: float) -> float:
     return min(1.0, max(0.0, loss / first)) if first > 0 and isfinite(first) else 0.0
 
 
-def _learned(loss: float, first: float) -> float:
-    """The loss, or the first one where that differs by so little that nothing was learned, which large rates begin."""
-    return first if isfinite(first) and abs(loss - first) < NOTHING * abs(first) else loss
+def _best(losses: Sequence[float], first: float) -> int:
+    """The place of the lowest loss; where nothing was learned, of the last as low as that, as large rates begin."""
+    lowest = min(losses)
+    if 0 < (1 - NOTHING) * first < lowest < inf:
+        return max(place for place, loss in enumerate(losses) if loss <= lowest + ALIKE * first)
+    return losses.index(lowest)
 
 
 def _loss(probe: Probe) -> float:
