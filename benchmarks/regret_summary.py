@@ -64,7 +64,7 @@ def standings(rows: Sequence[Row], *, higher_is_better: bool) -> dict[str, Stand
     found = {}
     if best:
         found[ORACLE] = Standing(scores=tuple(best.values()), regrets=(), search=0.0, within=False)
-        base = 100 / statistics.fmean(best.values())
+        base = 100 / abs(statistics.fmean(best.values()))  # a likelihood may be negative
     for method in methods:
         own = [row for row in rows if row["method"] == method and (not best or row["seed"] in best)]
         if method.startswith((GRID, f"{ORACLE}: ")) or not own:

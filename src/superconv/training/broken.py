@@ -29,7 +29,9 @@ class CollapseHook(Hook):
 
     def on_start(self, trainer: "Trainer") -> None:
         """See whether the network tells samples apart: one that never did is left alone."""
-        self._apart, self._seen = _tells_apart(trainer), trainer.step
+        samples = min(LOOKED_AT, trainer.recipe.batch_size // trainer.recipe.accumulate)
+        self._inputs, _ = trainer.fixed_batch(samples)  # kept, as workers may have to start to read it
+        self._apart, self._seen = _tells_apart(trainer, self._inputs), trainer.step
 
     def on_log(self, trainer: "Trainer", row: Mapping[str, float | None]) -> None:
         """Look again, where a tenth of the training has passed since.
@@ -42,13 +44,12 @@ class CollapseHook(Hook):
             return
         self._seen = trainer.step
         with breakdowns(trainer, first=False):
-            if not _tells_apart(trainer):
+            if not _tells_apart(trainer, self._inputs):
                 raise BreakdownError("the network gives all samples the same output")
 
 
-def _tells_apart(trainer: "Trainer") -> bool:
-    """Whether not all of a few samples have the same output to the last digit."""
-    inputs, _ = trainer.fixed_batch(min(LOOKED_AT, trainer.recipe.batch_size // trainer.recipe.accumulate))
+def _tells_apart(trainer: "Trainer", inputs: Tensor) -> bool:
+    """Whether not all samples have the same output to the last digit."""
     model = trainer.model.module
     training = model.training
     with torch.inference_mode():  # in full precision: rounding makes outputs equal
