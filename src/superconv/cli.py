@@ -332,7 +332,7 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 where the input is unusable, 130 interrupted, 141 of a closed pipe."""
+    """Run one command; the exit status is 0, 2 where the input is unusable, 130 interrupted, 141 for unread help."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         command: Any = tyro.cli(
@@ -342,17 +342,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        from superconv.commands import COMMANDS
+    except BrokenPipeError:  # who reads the help, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    from superconv.commands import COMMANDS
 
-        sys.path.insert(0, "")  # --model mynet:callable finds mynet.py here, as with python -m
+    sys.path.insert(0, "")  # --model mynet:callable finds mynet.py here, as with python -m
+    try:
         COMMANDS[type(command)](command, shlex.join(["superconv", *given]))
-        sys.stdout.flush()
     except UserError as error:
         print(f"superconv: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # who reads, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except OSError as error:  # a disk is full, a path is no folder, a file may not be read
         print(f"superconv: {error}", file=sys.stderr)
         return 2
