@@ -69,7 +69,7 @@ class Counter(Hook):
 
 
 def superconv(problem: Problem, task: Task, seed: int, plan: ExecutionPlan) -> Ready:
-    """What `superconv fit --epochs` does, which chooses the batch as well."""
+    """The first training of `superconv fit --epochs`, which chooses the batch too; one that fails is not made again."""
     counter, choices = Counter(), Choices(epochs=problem.epochs, optimizer=problem.optimizer)
     found = find_recipe(replace(task, test=None), choices, plan=plan, seed=seed, hooks=[counter])
     return Ready(task=task, recipe=found.recipe, search_updates=counter.updates, search_seconds=found.seconds)

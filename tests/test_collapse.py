@@ -9,6 +9,7 @@ from torch import nn
 
 from superconv.data.source import TensorSource
 from superconv.studies.probes import search_peak
+from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.task import Task, accuracy
 
@@ -44,3 +45,15 @@ def test_a_network_that_never_told_inputs_apart_is_trained_all_the_same():
 
     found = search_peak(replace(quadratic(), model=Mean), recipe(), start=0.1, updates=200, plan=PLAN)
     assert all(probe.loss is not None for probe in found.probes[:3])
+
+
+def test_to_look_at_a_network_leaves_its_modes_alone():
+    class Watches(Hook):
+        def on_update(self, trainer) -> None:
+            modes.append([module.training for module in trainer.model.module])
+
+    modes: list[list[bool]] = []
+    task = replace(quadratic(), model=lambda: nn.Sequential(nn.BatchNorm1d(4).eval(), nn.Linear(4, 4)), validation=None)
+    search_peak(task, recipe(), start=0.1, updates=60, plan=PLAN, hooks=[Watches()])
+    assert modes
+    assert all(mode == [False, True] for mode in modes)

@@ -136,15 +136,15 @@ class _SetbackHook(Hook):
 
     def __init__(self, probed: Mapping[str, Any]) -> None:
         losses = [probe["loss"] for probe in probed.get("probes", ()) if probe["loss"] is not None]
-        best, first = min(losses, default=inf), probed.get("first_loss", inf)
-        self.most = best + SETBACK * max(0.0, first - best)
+        best, first = min(losses, default=inf), probed.get("first_loss")
+        self.most = inf if first is None else best + SETBACK * max(0.0, first - best)
 
     def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
         """Look at the last row; a validation loss alone may rise because samples are learned by heart."""
-        losses = [row.get(f"{split}_loss") for split in ("train", "validation")]
-        known = [loss for loss in losses if loss is not None]
-        last = trainer.purpose == "training" and trainer.step == trainer.recipe.steps
-        if last and len(known) == len(losses) and min(known) > self.most:
+        if trainer.step < trainer.recipe.steps:
+            return
+        train_loss, validation_loss = row.get("train_loss"), row.get("validation_loss")
+        if train_loss is not None and validation_loss is not None and min(train_loss, validation_loss) > self.most:
             raise BreakdownError("short cycles ended better")
 
 

@@ -37,7 +37,7 @@ VALIDATION_SAMPLES = 1000
 STALE = 0.2  # share of the statistics of the start in batch norm's running ones, above which they are estimated anew
 WATCHED = 8  # updates between two looks at whether a probe has broken down
 LITTLE = 0.005  # of a loss, by which it is better at a larger peak where both are far too small
-NOTHING, ALIKE = 0.05, 0.03  # of the first loss: what is less is nothing learned, and then makes no difference
+NOTHING, ALIKE = 0.05, 0.03  # of the first loss: by less nothing was learned, and two such losses do not differ
 STRIDE = 4  # places at most between two peaks that are tried
 BROKEN = 4.0  # times its first loss, at which a probe is given up
 GROWTH, LEARNED = 1.2, 0.4  # the best peak grows with the length to the power GROWTH · (share of loss left − LEARNED)
@@ -72,8 +72,8 @@ class PeakSearch:
     """Peak for the whole run; none where every probe broke down."""
     probes: tuple[Probe, ...]
     reason: str
-    first_loss: float = inf
-    """Before any update."""
+    first_loss: float | None = None
+    """Before any update; none where every probe broke down."""
 
     @property
     def updates(self) -> int:

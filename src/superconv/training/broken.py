@@ -51,10 +51,11 @@ class CollapseHook(Hook):
 def _tells_apart(trainer: "Trainer", inputs: Tensor) -> bool:
     """Whether not all samples have the same output to the last digit."""
     model = trainer.model.module
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # some may be frozen
     with torch.inference_mode():  # in full precision: rounding makes outputs equal
         output = model.eval().forward(inputs)  # `forward` is not compiled once more for it
-    model.train(training)
+    for module, training in modes:
+        module.training = training
     whole = not isinstance(output, Tensor) or output.ndim == 0
     return whole or not torch.equal(output, output[:1].expand_as(output))
 
