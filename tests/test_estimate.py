@@ -14,6 +14,7 @@ from superconv.recipe import Recipe
 from superconv.specs import ImageTask
 from superconv.studies.estimate import estimate
 from superconv.training.estimate import EstimateHook, Estimation
+from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.sweeps import range_test
@@ -57,6 +58,26 @@ def test_measuring_changes_nothing_of_the_training_or_the_sweep():
     assert plain.train_loss == estimated.train_loss
     assert len(estimated.estimate) == len(estimated.lr)
     assert Curve.from_json(estimated.to_json()) == estimated
+
+
+def test_a_resumed_run_goes_on_with_its_estimates(tmp_path):
+    class Stop(Hook):
+        def on_update(self, trainer):
+            trainer.stop = trainer.step == 25
+
+    task = image_task(ImageTask(data="digits"))
+    forms = {"plain": {"form": "plain", "stride": 10}, "corrected": {}}
+
+    def run(name, *hooks, **options):
+        (tmp_path / name).mkdir(exist_ok=True)
+        measuring = [*hooks, *(EstimateHook(Estimation(forms=forms), folder) for folder in (None, tmp_path / name))]
+        return train(task, RECIPE, plan=CPU, folder=tmp_path / name, hooks=measuring, **options)
+
+    run("whole")
+    assert run("cut", Stop()).stopped == "interrupted"
+    assert len(read(tmp_path / "cut" / "estimate.jsonl")) == 25
+    run("cut", resume=True)
+    assert read(tmp_path / "cut" / "estimate.jsonl") == read(tmp_path / "whole" / "estimate.jsonl")
 
 
 def test_only_the_first_updates_are_made(tmp_path):

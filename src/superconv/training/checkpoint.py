@@ -1,5 +1,7 @@
 """The whole state of a run in one file, written whole or not at all."""
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,14 @@ import torch
 
 from superconv import files
 from superconv.errors import UserError
+from superconv.training.hooks import Hook
 from superconv.training.trainer import Trainer
 
 NAME = "checkpoint.pt"
 
 
 def save(trainer: Trainer, path: Path, *, seconds: float) -> None:
-    """Write weights, all buffers, optimizers, gradient scaler and position; `seconds` is the training time so far."""
+    """Write weights, buffers, optimizers, scaler, hooks and position; `seconds` is the training time so far."""
     scaler = _scaler(trainer)
     state = {
         "model": trainer.model.state_dict(),
@@ -23,6 +26,7 @@ def save(trainer: Trainer, path: Path, *, seconds: float) -> None:
         "step": trainer.step,
         "drawn": trainer.drawn,
         "sums": trainer.scores.sums,
+        "hooks": {name: hook.state_dict() for name, hook in _named(trainer.hooks)},
         "seconds": seconds,
     }
     with files.whole(path) as temporary:
@@ -48,6 +52,10 @@ def load(trainer: Trainer, path: Path) -> float:
             scaler.load_state_dict(state["scaler"])
         trainer.step, trainer.drawn = state["step"], state["drawn"]
         trainer.scores.sums = state["sums"]
+        kept = state["hooks"]
+        for name, hook in _named(trainer.hooks):
+            if name in kept:
+                hook.load_state_dict(kept[name])
         seconds = float(state["seconds"])
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -55,6 +63,15 @@ def load(trainer: Trainer, path: Path) -> float:
     for scheduler in trainer.schedulers:
         scheduler.load_state_dict({"last_epoch": trainer.step})
     return seconds
+
+
+def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:
+    """Hooks by their class and which of that class they are, as a resumed run may have others besides."""
+    seen = Counter[str]()
+    for hook in hooks:
+        name = type(hook).__qualname__
+        seen[name] += 1
+        yield f"{name} {seen[name]}", hook
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -56,6 +56,7 @@ class EstimateHook(Hook):
         self.estimation, self.folder = estimation, folder
         self.rows: list[Row] = []
         self._estimates: dict[str, HessianFreeLR] = {}
+        self._resumed: Mapping[str, Any] = {}
         self._open = ExitStack()
         self._history: History | None = None
 
@@ -67,6 +68,9 @@ class EstimateHook(Hook):
             modules = [trainer.model.module] if options.get("buffers") else []
             rest = {k: v for k, v in options.items() if k != "buffers"}
             self._estimates[name] = HessianFreeLR(optimizers, modules=modules, **rest)
+            if name in self._resumed:
+                self._estimates[name].load_state_dict(self._resumed[name])
+        self._resumed = {}
         if self.folder and trainer.purpose == "training" and trainer.fabric.is_global_zero:
             self._history = self._open.enter_context(History(self.folder / "estimate.jsonl", until=trainer.step))
 
@@ -93,6 +97,14 @@ class EstimateHook(Hook):
         self._estimates = {}
         self._history = None
         self._open.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimates, so that the smoothed ones do not begin anew."""
+        return {name: estimate.state_dict() for name, estimate in self._estimates.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep them for the start."""
+        self._resumed = state
 
     def _probe(self, trainer: Trainer) -> Row:
         inputs, target = trainer.fixed_batch(PROBE_SAMPLES)

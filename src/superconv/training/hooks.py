@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -30,6 +30,13 @@ class Hook:
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last update, also when the run was interrupted or fails."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the hook, in tensors and plain values; process 0 is asked."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; `on_start` follows. Every process is told the same."""
 
 
 def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
