@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe
@@ -76,10 +77,17 @@ def test_equal_specs_are_made_once_and_another_recipe_is_another_run(tmp_path):
     spec = RunSpec(task=DIGITS, recipe=RECIPE, device="cpu", evaluations=0)
     first, again = run_all([spec, replace(spec, recipe=replace(RECIPE, reasons={"max_lr": "why not"}))], tmp_path)
     assert first == again
-    assert [p.name for p in tmp_path.iterdir()] == [spec.hash]
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [spec.hash]
     assert replace(spec, seed=1).hash != spec.hash
     with pytest.raises(UserError, match="another spec"):
         run(replace(spec, seed=1), tmp_path / spec.hash)
+
+
+def test_one_process_at_a_time_makes_the_runs_of_a_folder(tmp_path):
+    spec = RunSpec(task=DIGITS, recipe=RECIPE, device="cpu", evaluations=0)
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process works in"):
+        run_all([spec], tmp_path)
+    assert run_all([spec], tmp_path)[0]["stopped"] is None
 
 
 def test_a_comparison_of_real_runs_is_not_made_twice(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from small_tasks import PLAN, Quadratic, quadratic
 from torch import nn
@@ -53,6 +54,12 @@ def test_a_training_that_diverged_is_made_again_under_a_third_of_its_peak(tmp_pa
     rows = (tmp_path / "history.jsonl").read_text().splitlines()
     assert '"step": 60' in rows[-1] or '"step":60' in rows[-1]
     assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN) == numbers
+
+
+def test_one_process_at_a_time_fits_in_a_folder(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process works in"):
+        fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN)
+    assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN)["steps"] == 60
 
 
 class Spoils(Hook):

@@ -1,19 +1,43 @@
-"""Files written whole or not at all, and checked when they are read."""
+"""Files written whole or not at all, by one process, and checked when they are read."""
 
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from superconv.errors import UserError
 
 T = TypeVar("T")
+LOCK = ".lock"
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes, of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def locked(folder: Path) -> AbstractContextManager[object]:
+    """Keep other processes out of a folder, from this call to the end of the block or of the process.
+
+    Who holds it may enter again; of several processes that torchrun started, the one that writes holds it for all.
+
+    Raises:
+        UserError: Another process works there.
+    """
+    if not writes():
+        return nullcontext()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(folder / LOCK, is_singleton=True).acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process works in {folder}: wait for it, or choose another folder") from None
 
 
 @contextmanager

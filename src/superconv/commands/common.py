@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from superconv import cli
+from superconv import cli, files
 from superconv.errors import UserError, at_least
 from superconv.rates.verdict import Verdict
 
@@ -28,9 +28,7 @@ TOLD = ("schedule", "steps", "batch_size", "max_lr", "momentum", "weight_decay",
 
 def say(text: str, *, whole: bool = True) -> None:
     """Print a line for the user, in process 0 only; `whole` leaves it unbroken, for paths and what reads the output."""
-    from superconv.studies.runner import writes
-
-    if writes():
+    if files.writes():
         console.print(text, soft_wrap=whole)
 
 
@@ -112,9 +110,7 @@ def print_verdict(verdict: Verdict) -> None:
 
 def print_recipe(recipe: "Recipe") -> None:
     """Print a recipe with its reasons, in process 0 only."""
-    from superconv.studies.runner import writes
-
-    if not writes():
+    if not files.writes():
         return
     values = {**vars(recipe), **{name: "–" for name in recipe.reasons if not hasattr(recipe, name)}}
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), highlight=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from superconv import cli
+from superconv import cli, files
 from superconv.commands.common import (
     announce_plan,
     console,
@@ -72,7 +72,6 @@ def range_test(command: cli.RangeTest, line: str) -> None:
     """`superconv range-test`."""
     from superconv.recipe import Recipe, batch_size_for
     from superconv.report.plots import save_curve
-    from superconv.studies.runner import writes
     from superconv.training.progress import ProgressHook
     from superconv.training.sweeps import search_rates
     from superconv.training.task import image_task
@@ -108,7 +107,7 @@ def range_test(command: cli.RangeTest, line: str) -> None:
         hooks=[ProgressHook(console)],
         **linear,
     )
-    if writes():
+    if files.writes():
         search.save(command.out / "range_test.json")
         save_curve(search.curve, command.out / "range_test.png", verdict=search.verdict)
         print_verdict(search.verdict)
@@ -144,7 +143,6 @@ def estimate(command: cli.Estimate, line: str) -> None:
     from superconv.recipe import Recipe, batch_size_for
     from superconv.report.estimates import save_estimates
     from superconv.studies.estimate import estimate as measure
-    from superconv.studies.runner import writes
     from superconv.training.progress import ProgressHook
     from superconv.training.task import image_task
 
@@ -180,7 +178,7 @@ def estimate(command: cli.Estimate, line: str) -> None:
         hooks=[ProgressHook(console, steps=command.steps)],
         about={"command": line},
     )
-    if writes():
+    if files.writes():
         save_estimates(found.rows, command.out / "estimate.png")
         if found.diverged:
             say(f"the loss became infinite at update {found.steps}: the rates until there are shown")
@@ -211,9 +209,8 @@ def _conclude(numbers: "Numbers", folder: Path, *, lower: str = "--max-lr") -> N
     """Say how a run ended; `lower` is where its peak is changed."""
     from superconv.recipe import Recipe
     from superconv.report.html import write_report
-    from superconv.studies.runner import writes
 
-    if not writes():
+    if not files.writes():
         return
     if numbers["stopped"] == "diverged":
         peak = Recipe.load(folder / "recipe.yaml").max_lr

@@ -10,7 +10,6 @@ from superconv import files
 from superconv.errors import Interrupted
 from superconv.history import Row
 from superconv.recipe import Recipe
-from superconv.studies.runner import writes
 from superconv.training.estimate import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import ROWS, train
@@ -77,7 +76,7 @@ def estimate(
         raise Interrupted(f"stopped after update {run.steps} of {asked}; what was measured so far is in {folder}")
     diverged = run.stopped == "diverged"
     medians = {name: _median(hook.rows, name) for name in (*forms, "stable_lr")}
-    if writes():
+    if files.writes():
         facts = {
             "name": task.name,
             "steps": run.steps,

@@ -16,7 +16,7 @@ from superconv.specs import Choices
 from superconv.studies.kind import kind_of
 from superconv.studies.pace import FEWEST
 from superconv.studies.probes import at_peak, of_length
-from superconv.studies.runner import Numbers, run_task, stored_plan, writes
+from superconv.studies.runner import Numbers, run_task, stored_plan
 from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline, updates_of
 from superconv.training.broken import BreakdownError, CollapseHook
 from superconv.training.checkpoint import NAME as CHECKPOINT
@@ -82,49 +82,50 @@ def fit(
     if unknown := options.keys() - signature(train).parameters:
         raise TypeError(f"fit() has no argument {', '.join(sorted(unknown))}")
     choices, folder, began = replace(choices or Choices(), **settled), Path(folder), began or time.perf_counter()
-    plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices), seconds=choices.seconds).plan
-    recipe_file, sweeps_file, probes_file = (folder / n for n in ("recipe.yaml", "range_test.json", "probes.json"))
-    if recipe_file.exists():
-        search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None
-        probed = files.read_json(probes_file) if probes_file.exists() else {}
-        seconds = probed.get("seconds", 0.0)
-        seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
-        found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
-        whose = (final_task or task).name
-        samples = len(task.train)
-        _refuse_others(found.recipe, choices.filled(), samples=samples, name=whose, seed=seed, folder=folder)
-    else:
-        found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
-        probed = {**asdict(found.peak), "seconds": round(found.seconds, 3)} if found.peak else {}
-        if found.search and writes():
-            found.search.save(sweeps_file)
-        if probed and writes():
-            files.write_json(probes_file, probed)
-    for attempt in range(len(_diverged(folder)), 1 + RETRIES):
-        if on_found:
-            on_found(found)
-        recipe, looking = found.recipe, [*hooks, CollapseHook(), _SetbackHook(probed)]
-        if choices.estimate:
-            looking.append(_estimating(recipe.steps, folder))
-        numbers = run_task(
-            final_task or task,
-            recipe,
-            folder,
-            plan=plan,
-            seed=seed,
-            about={"search_seconds": round(found.seconds, 3), **(about or {})},
-            hooks=looking,
-            evaluations=evaluations,
-            **options,
-        )
-        given = recipe.reasons.get("max_lr", "given") == "given"
-        if numbers["stopped"] != "diverged" or given or attempt == RETRIES:
-            break
-        until = None if choices.seconds is None else began + choices.seconds
-        found = _milder(task, found, numbers, until=until, plan=plan)
-        if writes():
-            _put_aside(folder, found.recipe)
-    return numbers
+    with files.locked(folder):
+        plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices), seconds=choices.seconds).plan
+        recipe_file, sweeps_file, probes_file = (folder / n for n in ("recipe.yaml", "range_test.json", "probes.json"))
+        if recipe_file.exists():
+            search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None
+            probed = files.read_json(probes_file) if probes_file.exists() else {}
+            seconds = probed.get("seconds", 0.0)
+            seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
+            found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
+            whose = (final_task or task).name
+            samples = len(task.train)
+            _refuse_others(found.recipe, choices.filled(), samples=samples, name=whose, seed=seed, folder=folder)
+        else:
+            found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
+            probed = {**asdict(found.peak), "seconds": round(found.seconds, 3)} if found.peak else {}
+            if found.search and files.writes():
+                found.search.save(sweeps_file)
+            if probed and files.writes():
+                files.write_json(probes_file, probed)
+        for attempt in range(len(_diverged(folder)), 1 + RETRIES):
+            if on_found:
+                on_found(found)
+            recipe, looking = found.recipe, [*hooks, CollapseHook(), _SetbackHook(probed)]
+            if choices.estimate:
+                looking.append(_estimating(recipe.steps, folder))
+            numbers = run_task(
+                final_task or task,
+                recipe,
+                folder,
+                plan=plan,
+                seed=seed,
+                about={"search_seconds": round(found.seconds, 3), **(about or {})},
+                hooks=looking,
+                evaluations=evaluations,
+                **options,
+            )
+            given = recipe.reasons.get("max_lr", "given") == "given"
+            if numbers["stopped"] != "diverged" or given or attempt == RETRIES:
+                break
+            until = None if choices.seconds is None else began + choices.seconds
+            found = _milder(task, found, numbers, until=until, plan=plan)
+            if files.writes():
+                _put_aside(folder, found.recipe)
+        return numbers
 
 
 class _SetbackHook(Hook):

@@ -3,11 +3,9 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-
-from filelock import BaseFileLock, FileLock, Timeout
 
 from superconv import files
 from superconv.errors import UserError
@@ -15,7 +13,6 @@ from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.plan import ExecutionPlan
 
 KEPT = (CHECKPOINT, "run.json")  # of a run that began well, and of a finished one
-LOCK = ".lock"  # held by the process that works in the folder
 
 
 @contextmanager
@@ -40,24 +37,22 @@ def run_folder(
             working folder.
     """
     fabric = plan.fabric()
-    failure, lock, folder = None, None, out or _free(Path("runs"), name)
+    failure, folder = None, out or _free(Path("runs"), name)
+    held: AbstractContextManager[object] = nullcontext()
     if Path.cwd().is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{folder} holds the working folder: name one inside it with --out, such as runs/{name}")
     replaced = folder.with_name(f"{folder.name}.replaced")
     if fabric.is_global_zero:
         try:
-            lock = _prepare(folder, replaced, settled, resume=resume, overwrite=overwrite)
+            held = _prepare(folder, replaced, settled, resume=resume, overwrite=overwrite)
         except UserError as error:
             failure = str(error)
     folder, failure = fabric.broadcast((folder, failure))
     if failure:
         raise UserError(failure)
     try:
-        try:
+        with held:
             yield folder
-        finally:
-            if lock:
-                lock.release()
     except BaseException:
         if fabric.is_global_zero and not resume and not _began_well(folder):
             shutil.rmtree(folder)
@@ -75,38 +70,28 @@ def _began_well(folder: Path) -> bool:
 
 def _prepare(
     folder: Path, replaced: Path, settled: Mapping[str, Any], *, resume: bool, overwrite: bool
-) -> BaseFileLock:
+) -> AbstractContextManager[object]:
     spec = folder / "spec.json"
     if resume:
         if not spec.exists():
             raise UserError(f"{folder} holds no run to resume; name it with --out")
         if (before := files.read_json(spec)) != settled:
             raise UserError(f"{folder} holds a run with other options ({_differences(before, settled)})")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(kept.name != files.LOCK for kept in folder.iterdir()):
         if not spec.exists():
             raise UserError(f"{folder} is not empty and holds no run of superconv; choose another --out")
         if not overwrite:
             raise UserError(f"{folder} holds a run; add --resume to go on with it, or --overwrite to replace it")
-        _lock(folder).release()
+        with files.locked(folder):
+            pass
         if replaced.exists() and not _began_well(folder):  # what a killed run was to replace
             shutil.rmtree(folder)
         else:
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    held = files.locked(folder)
     files.write_json(spec, settled)
-    return lock
-
-
-def _lock(folder: Path) -> BaseFileLock:
-    """A lock that ends with the process, however that ends."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"another process works in {folder}: wait for it, or choose another --out") from None
-    return lock
+    return held
 
 
 def _differences(before: Any, now: Any, name: str = "") -> str:

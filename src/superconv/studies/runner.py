@@ -55,7 +55,7 @@ def run(
     stored = folder / "spec.json"
     if stored.exists() and files.read_json(stored) != spec.plain():
         raise UserError(f"{folder} holds the run of another spec (see spec.json); choose another folder")
-    if writes():
+    if files.writes():
         files.write_json(stored, spec.plain())
     task = image_task(spec.task)
     plan = stored_plan(folder) or plan_for(task, spec.recipe, device=spec.device, words=spec.plan, report=on_plan)
@@ -74,7 +74,6 @@ def run(
         seed=spec.seed,
         evaluations=spec.evaluations,
         evaluation_samples=spec.evaluation_samples,
-        resume=not spec.estimate,  # the estimates' running means are in no checkpoint
         hooks=hooks,
         about=about,
         **options,
@@ -89,7 +88,6 @@ def run_task(
     plan: ExecutionPlan,
     seed: int,
     about: Mapping[str, Any],
-    resume: bool = True,
     hooks: Sequence[Hook] = (),
     **options: Any,
 ) -> Numbers:
@@ -99,10 +97,10 @@ def run_task(
     """
     if _finished(folder, plan):
         return dict(files.read_json(folder / "run.json"))
-    if writes():
+    if files.writes():
         files.write_text(folder / "recipe.yaml", recipe.to_yaml())
         files.write_json(folder / "plan.json", vars(plan))
-    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=resume, hooks=hooks, **options)
+    result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=True, hooks=hooks, **options)
     if result.stopped == "interrupted":
         raise Interrupted(
             f"stopped after update {result.steps} of {recipe.steps}; the run in {folder} goes on with --resume"
@@ -111,7 +109,7 @@ def run_task(
     if recipe.dropout and not dropout_rates(result.model):
         idle = f"the recipe's dropout of {recipe.dropout:g} has no layer to act on: built-in models that take dropout "
         numbers["notes"] = [*numbers.get("notes", ()), f"{idle}have it with --model-args dropout {recipe.dropout:g}"]
-    if writes():
+    if files.writes():
         # Tied weights are one tensor under two names, which the format refuses.
         tensors = {name: tensor.contiguous().clone() for name, tensor in result.model.state_dict().items()}
         with files.whole(folder / "model.safetensors") as temporary:
@@ -142,7 +140,8 @@ def run_all(
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
-        UserError: Runs that would be made at the same time would search their plans against each other.
+        UserError: Runs that would be made at the same time would search their plans against each other, or another
+            process works in `root`.
     """
     executor = executor or InProcess()
     jobs = {spec.hash: Job(spec=spec, folder=root / spec.hash) for spec in specs}
@@ -150,18 +149,14 @@ def run_all(
         raise UserError("runs at the same time cannot each time their plans: name one, such as --plan fp32,eager")
     outcomes: dict[str, Outcome] = {}
     try:
-        for job, outcome in sweep(list(jobs.values()), run, executor=executor):
-            outcomes[job.folder.name] = outcome
-            if report:
-                report(job.spec, outcome)
+        with files.locked(root):
+            for job, outcome in sweep(list(jobs.values()), run, executor=executor):
+                outcomes[job.folder.name] = outcome
+                if report:
+                    report(job.spec, outcome)
     except Interrupted as error:
         raise Interrupted(f"stopped; the same command goes on with the runs in {root}") from error
     return [outcomes[spec.hash] for spec in specs]
-
-
-def writes() -> bool:
-    """Whether this process is the one that writes, of those that torchrun started."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def plan_for(
@@ -204,7 +199,7 @@ def common_plan(
     if words is None and kept and kept.device == ExecutionPlan.choose(device=device).device:
         return kept
     plan = plan_for(task, recipe, device=device, words=words, threads=threads)
-    if writes():
+    if files.writes():
         files.write_json(root / "plan.json", vars(plan))
     return plan
 
@@ -254,7 +249,7 @@ def _range_test(task: Task, spec: RunSpec, folder: Path, *, plan: ExecutionPlan,
     )
     seconds = {"seconds": round(search.seconds, 3), "curve": search.curve.to_dict()}
     numbers = {**_circumstances(task, plan, spec.seed), **seconds, **about}
-    if writes():
+    if files.writes():
         search.save(folder / "range_test.json")
         files.write_json(folder / "run.json", numbers)
     plan.fabric().barrier()
