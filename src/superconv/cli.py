@@ -112,7 +112,8 @@ class Train:
 
     task: OmitArgPrefixes[ImageTask]
     recipe: Path
-    """The recipe.yaml of a run, or one written by hand."""
+    """The recipe.yaml of a run, or one written by hand. It holds no network and no augmentation:
+    give --model, --flip and so on again."""
     running: OmitArgPrefixes[Running] = field(default_factory=Running)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
 

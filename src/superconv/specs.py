@@ -80,7 +80,7 @@ class ImageTask:
     `mean_image` subtracts the mean image and keeps the scale of 0 to 255, as in the paper's runs;
     `scale` divides pixels of 0 to 255 by 256, as for its LeNet."""
     shuffle: bool = True
-    """Each epoch has an order of its own; without, images come in that of the files, as in the paper's runs."""
+    """Each epoch has an order of its own; --no-shuffle takes images in that of the files, as in the paper's runs."""
     flip: Literal["none", "random", "alternating"] = "none"
     """Horizontal flips of training images; `alternating` shows each image in turn as it is and flipped."""
     shift: int = 0
@@ -101,7 +101,7 @@ class Choices:
     """What the user has settled; what is none is searched or taken from the preset."""
 
     epochs: float | None = None
-    """Length of the training in passes over the data; none given of the three: 12 epochs, 500 updates at least."""
+    """Length of the training in passes over the data; without --steps and --minutes 12, 500 updates at least."""
     steps: int | None = None
     """Length of the training in updates."""
     minutes: float | None = None
@@ -113,9 +113,9 @@ class Choices:
     weight_decay: float | None = None
     """Weight decay; none takes what rate, momentum and length leave room for."""
     momentum: float | None = None
-    """Momentum at the feet of the cycle; none takes the preset's."""
+    """Momentum, constant unless --min-momentum is given too, then at the feet of the cycle; none takes the preset's."""
     min_momentum: float | None = None
-    """Momentum at the peak; none takes the preset's."""
+    """Momentum at the peak of the cycle; none takes the preset's, or --momentum where that is given."""
     dropout: float | None = None
     """Dropout that no layer of the network exceeds; none lowers what is more than the epochs leave room for."""
     preset: str = "paper"
@@ -139,7 +139,8 @@ class Choices:
     search: float = 0.3
     """Share of the training's updates that the search may take; 200 updates at least."""
     recipe_file: Annotated[str | None, arg(name="recipe", metavar="PATH")] = None
-    """A recipe.yaml, whole or in part: what it has is not searched, and any other option counts before it."""
+    """A recipe.yaml, whole or in part: what it has is not searched, and any other option counts before it.
+    It holds no network and no augmentation: give --model, --flip and so on again."""
 
     def filled(self) -> "Choices":
         """These choices with those of the recipe file; what is given here comes first.

@@ -72,7 +72,7 @@ class Evidence:
         experiment, arm = key
         found = self.results.get(experiment, {}).get(arm, {})
         if not found:
-            raise NotRunError(self.reasons.get(experiment, f"superconv reproduce {experiment} makes its runs"))
+            raise NotRunError(self.reasons.get(experiment, "not made yet"))
         return found
 
 

@@ -40,6 +40,11 @@ class Made:
     evidence: Evidence
     claims: Sequence[Mapping[str, Any]]
 
+    @property
+    def ran(self) -> bool:
+        """Whether any of its runs has been made."""
+        return any(runs for arms in self.evidence.results.values() for runs in arms.values())
+
 
 def write_page(results: Path, page: Path) -> Path:
     """Write the page and the figures beside it; the same results give the same page.
@@ -92,7 +97,7 @@ def _head(made: Sequence[Made], results: Path, page: Path) -> str:
         f"superconv reproduce --page {page.as_posix() if not page.is_absolute() else page.name}",
         "```",
         "",
-        "| scale | what | runs | training | machine, plan |",
+        "| scale | what | runs | training, all runs added up | machine, plan |",
         "|---|---|---|---|---|",
     ]
     for m in made:
@@ -128,7 +133,13 @@ def _claims(made: Sequence[Made]) -> str:
     lines = ["## The claims"]
     for m in made:
         counts = Counter(entry["verdict"] for entry in m.claims)
-        words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ORDER if counts[verdict])
+        words = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in ORDER if counts[verdict])
+        if not m.ran:
+            lines += [
+                "",
+                f"Scale {m.scale.name}: {words}. `superconv reproduce all --scale {m.scale.name}` makes the runs.",
+            ]
+            continue
         lines += ["", f"Scale {m.scale.name}: {words}.", ""]
         lines += ["| claim | paper | author's logs | ours (95 % interval) | verdict |", "|---|---|---|---|---|"]
         for entry in m.claims:
@@ -161,10 +172,10 @@ def _section(name: str, made: Sequence[Made], page: Path) -> str:
             lines += [f"## {experiment.title}", "", f"{experiment.figure}. `superconv reproduce {name}`"]
         results = m.evidence.results.get(name, {})
         present = {key: runs for key, runs in results.items() if runs}
-        if not present:
+        if m.ran and not present:
             reason = m.evidence.reasons.get(name, "not made yet").rstrip(".")
             lines += ["", f"Scale {m.scale.name}: not run ({reason})."]
-        elif experiment.note:
+        elif present and experiment.note:
             lines += ["", experiment.note]
         shown = {key: arm for key, arm in experiment.arms.items() if key in present or arm.log}
         figure = plots.draw(replace(experiment, arms=shown), present, _cycles(experiment, m.scale))

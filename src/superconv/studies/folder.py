@@ -33,9 +33,11 @@ def run_folder(
         plan: Of the processes.
 
     Raises:
-        UserError: There is no run to resume, one that is in the way or is being made, something that is no run, or the
-            working folder.
+        UserError: There is no run to resume or none is named, one that is in the way or is being made, something that
+            is no run, or the working folder.
     """
+    if resume and out is None:
+        raise UserError(f"--resume goes on with the run that --out names, such as --out {Path('runs') / name}-1")
     fabric = plan.fabric()
     failure, folder = None, out or _free(Path("runs"), name)
     held: AbstractContextManager[object] = nullcontext()
@@ -74,7 +76,7 @@ def _prepare(
     spec = folder / "spec.json"
     if resume:
         if not spec.exists():
-            raise UserError(f"{folder} holds no run to resume; name it with --out")
+            raise UserError(f"{folder} holds no run to resume; give --out the folder of one")
         if (before := files.read_json(spec)) != settled:
             raise UserError(f"{folder} holds a run with other options ({_differences(before, settled)})")
     elif folder.exists() and any(kept.name != files.LOCK for kept in folder.iterdir()):

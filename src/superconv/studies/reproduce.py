@@ -189,6 +189,8 @@ def evidence(scale: Scale, store: Store) -> Evidence:
             reasons[name] = experiment.note
         elif failed := [failures[identity(spec)] for spec in experiment.runs if identity(spec) in failures]:
             reasons[name] = failed[0]
+        else:
+            reasons[name] = f"`superconv reproduce {name} --scale {scale.name}` makes its runs"
     return Evidence(results, reasons)
 
 

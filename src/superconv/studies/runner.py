@@ -103,7 +103,8 @@ def run_task(
     result = train(task, recipe, plan=plan, seed=seed, folder=folder, resume=True, hooks=hooks, **options)
     if result.stopped == "interrupted":
         raise Interrupted(
-            f"stopped after update {result.steps} of {recipe.steps}; the run in {folder} goes on with --resume"
+            f"stopped after update {result.steps} of {recipe.steps}; "
+            f"the same command goes on with --resume --out {folder}, in Python the same call"
         )
     numbers = {**_numbers(result, task, plan, seed), **about}
     if recipe.dropout and not dropout_rates(result.model):
