@@ -100,11 +100,14 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
             continue
         if out_of_time():
             return
-        rows.append(measure(problem, method, seed, prepare))
+        row = measure(problem, method, seed, prepare)
+        rows[:] = [
+            *(json.loads(path.read_text())["rows"] if path.exists() else []),
+            row,
+        ]  # another process may add some
         stored |= {"task": task.name, "higher_is_better": task.metric is not None and task.higher_is_better, **about}
         stored |= {"command": records.command(), **records.place("cpu"), "missing": MISSING}
         files.write_json(path, stored)
-        row = rows[-1]
         scores = " ".join(f"{k} {row[k]:.4g}" for k in ("validation_accuracy", "validation_loss", "test") if row.get(k))
         print(f"{name:20} {method:36} seed {seed:4}: {scores}, {row['seconds']:.1f} s", flush=True)
 

@@ -235,6 +235,8 @@ def test_train_by_a_recipe_repeats_a_fit(fitted, tmp_path):
 
 
 def test_range_test_writes_a_curve_that_judge_reads(tmp_path, capsys):
+    unused = ("--validation", 0, "--recalibrate-batch-norm", 4)  # there is nothing to read
+    assert run("range-test", "digits", "--max-lr", 1, "--steps", 10, *unused, "--out", tmp_path, *CPU) == 0
     assert run("range-test", "digits", "--max-lr", 1, "--steps", 60, "--seeds", 2, "--out", tmp_path, *CPU) == 0
     capsys.readouterr()
     assert run("judge", tmp_path / "range_test.json", "--json") == 0
@@ -323,6 +325,11 @@ def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkey
         (["range-test", "digits", "--start-lr", "1"], "--max-lr"),
         (["range-test", "digits", "--max-lr", "3", "--mode", "exponential", "--plan", "fp32,eager"], "above 0"),
         (["range-test", "digits", "--validation-samples", "0"], "validation_samples"),
+        (["range-test", "digits", "--watch-test"], "on the test split"),
+        (
+            ["fit", "digits", "--batch-size", "1", "--steps", "30", "--plan", "fp32,eager"],
+            "batch norm needs two samples",
+        ),
         (["balance", "digits", "--seeds", "0"], "seeds"),
         (["compare", "digits", "--seeds", "0"], "seeds"),
         (["compare", "digits", "--steps", "20", "20"], "--steps"),

@@ -55,5 +55,18 @@ def test_to_look_at_a_network_leaves_its_modes_alone():
     modes: list[list[bool]] = []
     task = replace(quadratic(), model=lambda: nn.Sequential(nn.BatchNorm1d(4).eval(), nn.Linear(4, 4)), validation=None)
     search_peak(task, recipe(), start=0.1, updates=60, plan=PLAN, hooks=[Watches()])
-    assert modes
+    train(replace(task, validation=task.train), recipe(), plan=PLAN, hooks=[Watches()], evaluations=4)
+    assert len(modes) > 200
     assert all(mode == [False, True] for mode in modes)
+
+
+def test_to_look_at_a_network_leaves_what_it_keeps_fit_for_training():
+    class Caches(nn.Linear):
+        scale = None
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            self.scale = torch.ones(4) if self.scale is None else self.scale
+            return super().forward(inputs) * self.scale
+
+    found = search_peak(replace(quadratic(), model=lambda: Caches(4, 4)), recipe(), start=0.1, updates=60, plan=PLAN)
+    assert found.probes[0].loss is not None

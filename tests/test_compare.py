@@ -90,6 +90,21 @@ def test_one_process_at_a_time_makes_the_runs_of_a_folder(tmp_path):
     assert run_all([spec], tmp_path)[0]["stopped"] is None
 
 
+def test_a_spec_is_found_again_whose_arguments_json_writes_otherwise(tmp_path):
+    adam = replace(RECIPE, optimizer="AdamW", optimizer_args={"betas": (0.9, 0.99)})
+    spec = RunSpec(task=DIGITS, recipe=adam, device="cpu", evaluations=0)
+    (first,), (again,) = (run_all([spec], tmp_path) for _ in range(2))
+    assert first == again
+    assert isinstance(first, dict)
+
+
+def test_a_length_that_is_too_short_is_refused_before_any_run(tmp_path):
+    comparison = Comparison(schedules=("one_cycle",), steps=(4, 40), seeds=1, max_lr=("one_cycle=0.1,0.3",))
+    with pytest.raises(UserError, match="cannot be built"):
+        compare(DIGITS, comparison, RECIPE, tmp_path, device="cpu", plan="fp32,eager")
+    assert not list(tmp_path.rglob("run.json"))
+
+
 def test_a_comparison_of_real_runs_is_not_made_twice(tmp_path, monkeypatch):
     comparison = Comparison(
         schedules=("one_cycle", "piecewise"), steps=(20, 60), seeds=2, max_lr=("one_cycle=0.1,0.3", "piecewise=0.1")

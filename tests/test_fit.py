@@ -15,6 +15,7 @@ from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
 from superconv.studies.fit import _milder, _put_aside, fit
+from superconv.studies.folder import run_folder
 from superconv.studies.pace import measure_pace
 from superconv.studies.tuner import Found
 from superconv.training.estimate import EstimateHook
@@ -60,6 +61,25 @@ def test_one_process_at_a_time_fits_in_a_folder(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process works in"):
         fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN)
     assert fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN)["steps"] == 60
+
+
+def test_what_a_training_left_that_was_put_aside_outlives_a_failure(tmp_path):
+    def fail() -> None:
+        options = {"name": "x", "settled": {}, "resume": False, "overwrite": False, "plan": PLAN}
+        with run_folder(tmp_path / "run", **options) as folder:
+            (folder / "diverged-1").mkdir()
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        fail()
+    assert (tmp_path / "run" / "diverged-1").exists()
+
+
+@pytest.mark.parametrize("name", ["resume", "recipe", "stages", "nothing"])
+def test_what_fit_gives_itself_is_refused_before_any_search(tmp_path, name):
+    with pytest.raises(TypeError, match=name):
+        fit(quadratic(), tmp_path, steps=60, plan=PLAN, **{name: True})
+    assert not any(tmp_path.iterdir())
 
 
 class Spoils(Hook):

@@ -145,7 +145,9 @@ def test_a_diverged_run_says_so(tmp_path: Path):
     assert "240 of 500" in words
 
 
-@pytest.mark.parametrize(("metric", "pictures", "shown"), [("loss", 4, "0.1402"), ("f1 score", 5, "0.9639")])
+@pytest.mark.parametrize(
+    ("metric", "pictures", "shown"), [("loss", 4, "0.1402"), ("f1", 5, "0.9639"), ("5 best", 5, "0.9639")]
+)
 def test_other_metrics(tmp_path: Path, metric: str, pictures: int, shown: str):
     scores = {"test_loss": 0.1402} if metric == "loss" else {}
     run = write_run(tmp_path / "run", metric=metric, **scores)

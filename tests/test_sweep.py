@@ -99,7 +99,7 @@ def check(outcomes: list, root: Path, specs: list[RunSpec]) -> None:
     assert (leaves.attempts, leaves.reason) == (2, "SystemExit: enough")
     assert (unusable.attempts, "takes no colour" in unusable.reason) == (1, True)
     assert "break_down" in (root / specs[4].hash / "error.txt").read_text()
-    unfinished = {path.name for path in root.iterdir() if not (path / "run.json").exists()}
+    unfinished = {path.name for path in root.iterdir() if path.is_dir() and not (path / "run.json").exists()}
     assert unfinished == {specs[i].hash for i, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
 
 

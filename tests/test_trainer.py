@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from torch.overrides import TorchFunctionMode
 
 from superconv.data.randomness import Stream, random_bits
+from superconv.errors import UserError
 from superconv.models.dropout import dropout_rates
 from superconv.recipe import Recipe
 from superconv.specs import ImageTask
@@ -40,6 +41,14 @@ def test_fused_sgd_is_not_left_to_skip_updates_of_fp16_itself(task):
     scaler.scale(sum(p.sum() for p in trainer.model.parameters()) * float("inf")).backward()
     scaler.step(optimizer)
     assert not optimizer.state
+
+
+def test_fp16_refuses_several_optimizers_whose_scaling_it_would_mix_up(task):
+    def two(model, recipe):
+        return [torch.optim.SGD(half, lr=0.1) for half in zip(*[iter(model.parameters())] * 2, strict=False)][:2]
+
+    with pytest.raises(UserError, match="fp16 is for one optimizer"), pytest.warns(UserWarning, match="fp16"):
+        Trainer(replace(task, optimizer=two), recipe(), plan=replace(CPU, precision="16-mixed"))
 
 
 @pytest.mark.slow

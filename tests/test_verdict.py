@@ -192,6 +192,16 @@ def test_a_diverged_tail_is_a_fall(bad, loss):
     assert found.lr_max == pytest.approx(found.lr_edge / 1.5)
 
 
+@pytest.mark.parametrize("bottom", [0.0, -100.0, -1e6])
+def test_how_deep_a_metric_falls_says_nothing_of_where_it_rose(bottom):
+    """R² and likelihoods have no lower bound."""
+    lr = np.geomspace(1e-5, 1, 100)
+    found = judge(curve_of(lr, np.where(lr < 5e-2, bump(lr, rise=4e-3, edge=1.0, chance=0.0), bottom)))
+    assert found.verdict != "likely"
+    assert found.lr_min > 2e-3
+    assert 4e-2 < found.lr_edge < 6e-2
+
+
 def test_the_first_loss_of_a_network_without_statistics_is_no_scale(shared_logs):
     found = judge(Curve.from_csv(shared_logs / "lrRange3SS520kDropuoutFig10a.csv", metric="test_loss"))
     assert found.verdict == "likely"  # its first test loss is 87.3

@@ -31,7 +31,7 @@ def locked(folder: Path) -> AbstractContextManager[object]:
     Raises:
         UserError: Another process works there.
     """
-    if not writes():
+    if not writes() or (folder.exists() and not os.access(folder, os.W_OK)):  # what is finished there can be read
         return nullcontext()
     folder.mkdir(parents=True, exist_ok=True)
     try:

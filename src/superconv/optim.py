@@ -127,6 +127,8 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
         "weight_decay": recipe.weight_decay,
         **given,
     }
+    if "weight_decay" not in accepted and not recipe.weight_decay:
+        del arguments["weight_decay"]
     if "momentum" in accepted:
         arguments["momentum"] = recipe.momentum
     elif "betas" in accepted and "betas" not in arguments:

@@ -293,7 +293,8 @@ class RunSpec:
         names = ("seed", "device", "plan", "evaluations", "evaluation_samples", "estimate")
         rest = {k: getattr(self, k) for k in names}
         kind = {} if self.kind == "training" else {"kind": self.kind}
-        return {"task": self.task.plain(), "recipe": recipe, **rest, **kind}
+        values: dict[str, Any] = json.loads(json.dumps({"task": self.task.plain(), "recipe": recipe, **rest, **kind}))
+        return values  # as JSON gives them back: a tuple is a list
 
     @property
     def hash(self) -> str:

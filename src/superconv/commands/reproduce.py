@@ -37,7 +37,7 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
         _print_list(scale, asked or chosen(scale, ("all",)), store)
         return
     if asked:
-        with executor_of(command.execution, command.machine.device) as executor:
+        with files.locked(store.folder), executor_of(command.execution, command.machine.device) as executor:
             left = make(
                 scale,
                 asked.values(),

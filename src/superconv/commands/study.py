@@ -38,7 +38,7 @@ def compare(command: cli.Compare, line: str) -> None:
         optimizer_args={"nesterov": command.nesterov},
     )
 
-    with executor_of(command.execution, command.machine.device) as executor:
+    with files.locked(command.out), executor_of(command.execution, command.machine.device) as executor:
         result = compare_task(
             command.task,
             first,
@@ -93,7 +93,7 @@ def balance(command: cli.Balance, line: str) -> None:
         optimizer_args={"nesterov": command.nesterov},
     )
 
-    with executor_of(command.execution, command.machine.device) as executor:
+    with files.locked(command.out), executor_of(command.execution, command.machine.device) as executor:
         result = balance_task(
             command.task,
             command.balancing,

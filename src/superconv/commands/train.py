@@ -74,12 +74,13 @@ def range_test(command: cli.RangeTest, line: str) -> None:
     from superconv.report.plots import save_curve
     from superconv.training.progress import ProgressHook
     from superconv.training.sweeps import search_rates
-    from superconv.training.task import image_task
+    from superconv.training.task import image_task, refuse_watched
 
     if command.max_lr is None and (command.start_lr, command.mode) != (0.0, "linear"):
         raise UserError("--start-lr and --mode are of a sweep to a known end: give --max-lr as well, such as 3")
     at_least(1, seeds=command.seeds, batch_size=command.batch_size, validation_samples=command.validation_samples)
     at_least(0, evaluate_every=command.evaluate_every, recalibrate_batch_norm=command.recalibrate_batch_norm)
+    refuse_watched(command.task.watch_test)
     task = image_task(command.task)
     say_notes(task.facts["notes"])
     recipe = Recipe(

@@ -202,7 +202,8 @@ def _sweep(curve: Curve) -> _Sweep | None:
     series = {seed: (lr, sign * values) for seed, (lr, values) in series.items() if np.isfinite(values).any()}
     if not series or max(len(lr) for lr, _ in series.values()) < MIN_POINTS:
         return None
-    floor = float(np.mean([_start(v[np.isfinite(v)], bounded=sign > 0) for _, v in series.values()]))
+    bounded = sign > 0 and all(np.nanmin(values) >= 0 for _, values in series.values())  # as R² is not
+    floor = float(np.mean([_start(v[np.isfinite(v)], bounded=bounded) for _, v in series.values()]))
     stopped = {seed for seed, _ in curve.stopped}
     grid = max((lr for lr, _ in series.values()), key=lambda lr: float(lr[-1]))
     rows = []

@@ -44,7 +44,7 @@ class Picture:
             figure_of(self.axes).savefig(buffer, format="svg", metadata={"Date": None})
         svg = buffer.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-        svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\1{self.name}-", svg)
+        svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         view_box = re.search(r'viewBox="[^"]*"', svg)
         assert view_box is not None, "matplotlib writes a view box"
         start = f'<svg role="img" aria-label="{escape(self.caption)}" {view_box[0]}>'

@@ -131,6 +131,8 @@ def compare(
         return RunSpec(task=task, recipe=changed, seed=seed, plan=plan, device=device, evaluations=0)
 
     lengths, names = sorted(comparison.steps), comparison.schedules
+    for name in names:
+        spec(name, lengths[0], 0, max(candidates[name]))  # one that is too short is refused before any run
     several = [name for name in names if len(candidates[name]) > 1]
     tried = made([spec(name, lengths[len(lengths) // 2], 0, rate) for name in several for rate in candidates[name]])
     best = {name: _best(name, tried) if name in several else candidates[name][0] for name in names}

@@ -30,6 +30,7 @@ from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
 SEARCHED, FOLLOWING = ("batch_size", "steps", "max_lr", "weight_decay", "dropout"), ("base_lr", "final_lr", "reasons")
+NOT_TAKEN = {"task", "recipe", "folder", "resume", "stages"}  # of `train`: given by `fit`, or not those of the search
 SETBACK = 0.1  # share of what short cycles learned, with which lost at its end a training has broken down on its way
 RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made again if it diverges, so much lower
 
@@ -79,7 +80,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
     """
     settled = {f.name: options.pop(f.name) for f in fields(Choices) if f.name in options}
-    if unknown := options.keys() - signature(train).parameters:
+    if unknown := options.keys() - (signature(train).parameters.keys() - NOT_TAKEN):
         raise TypeError(f"fit() has no argument {', '.join(sorted(unknown))}")
     choices, folder, began = replace(choices or Choices(), **settled), Path(folder), began or time.perf_counter()
     with files.locked(folder):

@@ -12,7 +12,7 @@ from superconv.errors import UserError
 from superconv.training.checkpoint import NAME as CHECKPOINT
 from superconv.training.plan import ExecutionPlan
 
-KEPT = (CHECKPOINT, "run.json")  # of a run that began well, and of a finished one
+KEPT = (CHECKPOINT, "run.json", "diverged-1")  # of a run that began well, a finished one, one that began again
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Averaged weights: what a hook can do to a run, kept out of the loop."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +15,7 @@ class Lookahead(Hook):
 
     Every few updates an average of weights and buffers moves towards the network, which then goes on from the average.
     How much of the average is kept grows with the cube of the position in the run: free at first, nearly still at the
-    end. The run ends with it. It is not in a checkpoint: a resumed run starts it from the weights that it finds.
+    end. The run ends with it.
 
     Args:
         start: Fraction of the run before which nothing is averaged.
@@ -23,6 +26,11 @@ class Lookahead(Hook):
     def __init__(self, *, start: float = 0.3, every: int = 5, decay: float = 0.95) -> None:
         self._start, self._every, self._decay = start, every, decay
         self._average: list[Tensor] | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Bring a checkpoint's average to where the network is."""
+        if self._average is not None:
+            self._average = [t.to(trainer.device) for t in self._average]
 
     @torch.no_grad()
     def on_update(self, trainer: Trainer) -> None:
@@ -37,3 +45,11 @@ class Lookahead(Hook):
         kept = 1.0 if step % self._every else self._decay**self._every * (step / steps) ** 3
         torch._foreach_lerp_(self._average, tensors, 1 - kept)
         torch._foreach_copy_(tensors, self._average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, as far as there is one."""
+        return {"average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with it."""
+        self._average = state["average"]

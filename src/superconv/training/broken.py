@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,11 +27,15 @@ class CollapseHook(Hook):
     a smaller rate has learned so far.
     """
 
+    def __init__(self) -> None:
+        self._resumed: Mapping[str, Any] = {}
+
     def on_start(self, trainer: "Trainer") -> None:
         """See whether the network tells samples apart: one that never did is left alone."""
         samples = min(LOOKED_AT, trainer.recipe.batch_size // trainer.recipe.accumulate)
         self._inputs, _ = trainer.fixed_batch(samples)  # kept, as workers may have to start to read it
-        self._apart, self._seen = _tells_apart(trainer, self._inputs), trainer.step
+        self._apart = self._resumed.get("apart") or _tells_apart(trainer, self._inputs)
+        self._seen, self._resumed = self._resumed.get("seen", trainer.step), {}
 
     def on_log(self, trainer: "Trainer", row: Mapping[str, float | None]) -> None:
         """Look again, where a tenth of the training has passed since.
@@ -47,17 +51,22 @@ class CollapseHook(Hook):
             if not _tells_apart(trainer, self._inputs):
                 raise BreakdownError("the network gives all samples the same output")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the network ever told samples apart, and the update of the last look."""
+        return {"apart": self._apart, "seen": self._seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep them for the start."""
+        self._resumed = state
+
 
 def _tells_apart(trainer: "Trainer", inputs: Tensor) -> bool:
-    """Whether not all samples have the same output to the last digit."""
-    model = trainer.model.module
-    modes = [(module, module.training) for module in model.modules()]  # some may be frozen
-    with torch.inference_mode():  # in full precision: rounding makes outputs equal
-        output = model.eval().forward(inputs)  # `forward` is not compiled once more for it
-    for module, training in modes:
-        module.training = training
+    """Whether not all samples have the same output to the last digit, in any process."""
+    # Full precision, as rounding makes outputs equal; no inference mode, as what a model caches must serve training.
+    with trainer.evaluating() as model, torch.no_grad():
+        output = model.forward(inputs)  # `forward` is not compiled once more for it
     whole = not isinstance(output, Tensor) or output.ndim == 0
-    return whole or not torch.equal(output, output[:1].expand_as(output))
+    return trainer.any(whole or not torch.equal(output, output[:1].expand_as(output)))
 
 
 @contextmanager

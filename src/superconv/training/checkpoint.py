@@ -44,7 +44,13 @@ def load(trainer: Trainer, path: Path) -> float:
         trainer.model.load_state_dict(state["model"])
         buffers = dict(trainer.model.module.named_buffers())
         for name, value in state["buffers"].items():
-            buffers[name].copy_(value)
+            if name in buffers and buffers[name].shape == value.shape:
+                buffers[name].copy_(value)
+            else:  # made or resized while training
+                owner, _, leaf = name.rpartition(".")
+                kept_with_weights = name in state["model"]
+                module = trainer.model.module.get_submodule(owner)
+                module.register_buffer(leaf, value.to(trainer.device), persistent=kept_with_weights)
         for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         scaler = _scaler(trainer)
@@ -52,7 +58,7 @@ def load(trainer: Trainer, path: Path) -> float:
             scaler.load_state_dict(state["scaler"])
         trainer.step, trainer.drawn = state["step"], state["drawn"]
         trainer.scores.sums = state["sums"]
-        kept = state["hooks"]
+        kept = state.get("hooks", {})  # a checkpoint of before hooks were kept
         for name, hook in _named(trainer.hooks):
             if name in kept:
                 hook.load_state_dict(kept[name])

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import ceil, isfinite
 from pathlib import Path
@@ -93,8 +93,9 @@ def train(
         path = None if folder is None else folder / checkpoint.NAME
         spent = checkpoint.load(trainer, path) if resume and path and path.exists() else 0.0
         saver = _Saver(trainer, path, steps=checkpoint_steps, minutes=checkpoint_minutes, spent=spent)
-        with _open_history(trainer, folder) as history:
+        with _open_history(trainer, folder) as history, ExitStack() as ending:
             for hook in hooks:
+                ending.callback(hook.on_end, trainer)
                 hook.on_start(trainer)
             try:
                 stopped, rates = _updates(
@@ -108,9 +109,6 @@ def train(
                 )
             except BreakdownError:
                 stopped, rates = "diverged", []
-            finally:
-                for hook in hooks:
-                    hook.on_end(trainer)
         seconds = saver.seconds
         scores: dict[str, float | None] = {}
         if stopped is None:
@@ -118,7 +116,7 @@ def train(
                 if source is not None:
                     scores |= {f"{name}_{k}": v if isfinite(v) else None for k, v in trainer.evaluate(source).items()}
         return Run(
-            model=trainer.model.module,
+            model=trainer.model.module.eval(),
             steps=trainer.step,
             seconds=seconds,
             images_per_second=statistics.median(rates) if rates else None,

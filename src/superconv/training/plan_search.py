@@ -247,6 +247,9 @@ def _started(task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]) -> list
             started.append(_Contender(task, recipe, plan))
         except (RuntimeError, BreakdownError):  # no kernel, no compiler or no memory for it
             continue
+        except UserError:
+            if plan.precision != "16-mixed":  # which does not serve every task
+                raise
     return started
 
 

@@ -277,6 +277,7 @@ def _sweep(
         scores = trainer.evaluate(task.validation, samples=validation_samples)
         return scores["loss"], scores[metric] if metric else None
 
+    evaluated = evaluate_every > 0 and task.validation is not None
     with (
         ExitStack() as ending,
         RangeTest(
@@ -290,10 +291,10 @@ def _sweep(
             stop=stop,
             metric=metric or "loss",
             higher_is_better=task.higher_is_better,
-            evaluate=evaluate if evaluate_every and task.validation is not None else None,
+            evaluate=evaluate if evaluated else None,
             evaluate_every=evaluate_every,
             recalibrate_batch_norm=partial(calibration, trainer, recalibrate_batch_norm)
-            if recalibrate_batch_norm
+            if evaluated and recalibrate_batch_norm
             else None,
         ) as test,
     ):

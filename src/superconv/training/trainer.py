@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -63,8 +63,9 @@ class Trainer:
             _compile(model, plan.compiled if recipe.accumulate == 1 else "default")
         optimizers = task.optimizers(model, recipe)
         if plan.precision == "16-mixed":
-            for optimizer in optimizers:
-                unfuse(optimizer)
+            if len(optimizers) > 1:  # the gradient scaler forgets, with each that steps, what it knows of the others
+                raise UserError("fp16 is for one optimizer: use --plan bf16 or fp32")
+            unfuse(optimizers[0])
         self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
         # Fabric's wrappers only convert, or bring processes together: idle, they cost a small network 10 %.
         plain = self.fabric.world_size == 1 and plan.precision == "32-true"
@@ -108,7 +109,7 @@ class Trainer:
         for part in range(parts):
             inputs, target = next(batches)
             with self.fabric.no_backward_sync(self.model) if part < parts - 1 else nullcontext():
-                output = self.stages.predict(self._predictor, inputs)
+                output = self._output(inputs)
                 with refusals(output, alone=self.fabric.world_size == 1):
                     loss = self.stages.loss(self.criterion, output, target)
                 self._backward(self.fabric, loss / parts if parts > 1 else loss)
@@ -145,11 +146,9 @@ class Trainer:
             start: Take `samples` in a row from this position on instead, wrapping around at the end as often as need
                 be. So Caffe tests: 25,000 of the paper's 10,000 images, each test going on where the last one stopped.
         """
-        model = self.model.module
         if self.fabric.world_size > 1:
-            for buffer in model.buffers():
+            for buffer in self.model.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        model.eval()
         source = self._on_device(source)
         n = len(source)
         taken = n if samples is None else samples if start is not None else min(samples, n)
@@ -157,13 +156,24 @@ class Trainer:
         places = in_order(taken, EVALUATION_BATCH, rank=rank, world=world)
         draws = ((e, i * n // taken if start is None else (start + i) % n) for e, i in places)
         scores = Scores(self.task.metric, self.device, pending=not self.plan.compiled)
-        with torch.inference_mode(), self.fabric.autocast():
+        with self.evaluating() as model, torch.inference_mode(), self.fabric.autocast():
             for inputs, target in map(self._prepare, source.batches(draws, seed=self.seed, augment=False)):
                 output = model(inputs)
                 with refusals(output, alone=world == 1):
                     loss = self.task.loss(output, target)
                 scores.add(output, target, loss)
         return self._means(scores.sums)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode; afterwards each module is in its own again, as some may be frozen."""
+        model = self.model.module
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            yield model.eval()
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def fixed_batch(self, samples: int) -> tuple[Tensor, Tensor]:
         """Always the same training samples, evenly spaced, not augmented; at most `samples`."""
@@ -183,6 +193,17 @@ class Trainer:
         if self.fabric.world_size == 1:
             return flag
         return bool(self._summed(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def _output(self, inputs: Tensor) -> Tensor:
+        try:
+            return self.stages.predict(self._predictor, inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "batch norm needs two samples or more in each part of a batch: choose a larger batch_size, "
+                "or a smaller accumulate or fewer processes"
+            ) from error
 
     def _rates(self) -> tuple[float, float | None]:
         """Rate, and momentum or first beta, that the optimizers are set to."""

@@ -1,0 +1,85 @@
+"""What a resumed run must know again, besides weights and optimizers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_tasks import PLAN, quadratic, recipe
+from torch import nn
+
+from superconv.training.averaging import Lookahead
+from superconv.training.broken import CollapseHook
+from superconv.training.hooks import Hook
+from superconv.training.loop import train
+
+
+class Stops(Hook):
+    """Interrupts a run at an update, after it has done something to the network."""
+
+    def __init__(self, at: int, also=lambda module: None) -> None:
+        self.at, self.also = at, also
+
+    def on_update(self, trainer) -> None:
+        if trainer.step == self.at:
+            self.also(trainer.model.module)
+            trainer.stop = True
+
+
+def weights(run) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+def test_a_network_that_died_before_the_interruption_has_broken_down_after_it(tmp_path):
+    task = replace(quadratic(), model=lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
+
+    def dies(module: nn.Module) -> None:
+        module[0].bias.data.fill_(-1e3)
+
+    def run(*hooks: Hook):
+        return train(task, recipe(max_lr=0.01), plan=PLAN, folder=tmp_path, resume=True, hooks=[*hooks, CollapseHook()])
+
+    assert run(Stops(50, dies)).stopped == "interrupted"
+    assert run().stopped == "diverged"
+
+
+def test_lookahead_goes_on_with_its_average(tmp_path):
+    def run(folder: str, *hooks: Hook):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        options = {"plan": PLAN, "folder": tmp_path / folder, "resume": True, "hooks": [*hooks, Lookahead()]}
+        return train(quadratic(), recipe(max_lr=0.05), **options)
+
+    whole = run("whole")
+    assert run("cut", Stops(101)).stopped == "interrupted"
+    assert torch.equal(weights(run("cut")), weights(whole))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_buffers_that_are_made_or_grow_while_training_are_resumed(tmp_path, persistent):
+    class Counts(nn.Module):
+        """Multiplies by a buffer that the first forward makes, and lengthens another."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("mask", None, persistent=False)
+            self.register_buffer("seen", torch.zeros(0), persistent=persistent)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self.mask is None:
+                self.register_buffer("mask", torch.ones(4), persistent=False)
+            if self.training and not persistent:
+                self.seen = torch.cat([self.seen, inputs.mean()[None]])
+            return self.linear(inputs * self.mask)
+
+    task = replace(quadratic(), model=Counts)
+
+    def run(folder: str, *hooks: Hook):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return train(task, recipe(max_lr=0.05), plan=PLAN, folder=tmp_path / folder, resume=True, hooks=hooks)
+
+    whole = run("whole")
+    run("cut", Stops(100))
+    resumed = run("cut")
+    assert torch.equal(weights(resumed), weights(whole))
+    assert torch.equal(resumed.model.seen, whole.model.seen)
+    assert resumed.model.state_dict().keys() == whole.model.state_dict().keys()
