@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
-from superconv.errors import Interrupted, UserError
+from superconv.errors import Interrupted, UserError, one_line
 from superconv.recipe import ScheduleName
 from superconv.specs import Balancing, Choices, Comparison, ImageTask
 
@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         COMMANDS[type(command)](command, shlex.join(["superconv", *given]))
     except UserError as error:
-        print(f"superconv: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"superconv: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # a disk is full, a path is no folder, a file may not be read
         print(f"superconv: {error}", file=sys.stderr)

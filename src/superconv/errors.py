@@ -10,6 +10,11 @@ class UserError(ValueError):
     """
 
 
+def one_line(error: BaseException, *, most: int | None = None) -> str:
+    """The message of an error without line breaks, at `most` so many characters of it."""
+    return " ".join(str(error).split())[:most]
+
+
 def at_least(low: float, **values: float | None) -> None:
     """Refuse numbers below `low`, infinite ones and NaN; none is no number.
 

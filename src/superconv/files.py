@@ -12,7 +12,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 
 T = TypeVar("T")
 LOCK = ".lock"
@@ -89,7 +89,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
 
 
 def checked(kind: type[T], value: Any, *, source: object) -> T:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 from superconv.recipe import Recipe
 
 DECOUPLED = tuple(getattr(torch.optim, k) for k in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, k))
@@ -148,8 +148,15 @@ def make(model: nn.Module, recipe: Recipe) -> Optimizer:
     try:
         return kind(groups, **arguments)
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{recipe.optimizer} cannot be made with this model and these settings: {reason}") from error
+        raise UserError(
+            f"{recipe.optimizer} cannot be made with this model and these settings: {one_line(error)}"
+        ) from error
+
+
+def skips(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer, which is called even when fp16 overflowed, skips this step inside its kernel."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
 
 
 def unfuse(optimizer: Optimizer) -> None:

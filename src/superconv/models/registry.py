@@ -12,7 +12,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,7 @@ def create(
     try:
         model = factory(**_arguments(name, factory, given, args or {}))
     except (TypeError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"model {name}: {_line(error)}") from error
+        raise error if isinstance(error, UserError) else UserError(f"model {name}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
@@ -145,7 +145,7 @@ def _imported(path: str) -> Callable[..., nn.Module]:
     try:
         loaded = import_module(module)
     except ImportError as error:
-        raise UserError(f"model {path} cannot be imported: {_line(error)}") from error
+        raise UserError(f"model {path} cannot be imported: {one_line(error)}") from error
     found = getattr(loaded, attribute, None)
     if found is None:
         raise UserError(f"model {path} cannot be imported: {module} has no {attribute}")
@@ -177,7 +177,7 @@ def _load_matching(model: nn.Module, path: Path) -> None:
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"weights {path} cannot be read: {_line(error)}") from error
+        raise UserError(f"weights {path} cannot be read: {one_line(error)}") from error
     own = model.state_dict()
     matching = {k: v for k, v in stored.items() if k in own and own[k].shape == v.shape}
     if not matching.keys() & dict(model.named_parameters()).keys():  # a counter of batches fits every network
@@ -191,7 +191,3 @@ def _load_matching(model: nn.Module, path: Path) -> None:
 def _few(names: Collection[str]) -> str:
     shown = ", ".join(sorted(names)[:6]) or "nothing"
     return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

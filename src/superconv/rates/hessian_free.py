@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from superconv.optim import DECOUPLED
+from superconv.optim import DECOUPLED, skips
 
 SMOOTHING = 0.1  # weight of a new estimate, and the value that the average starts from: the author's scripts have both
 
@@ -158,7 +158,7 @@ class HessianFreeLR:
         part.check()
         if self._plain and not part.first:
             part.first = [t.detach().clone() for t in part.tensors()]
-        elif not self._plain and self._steps % self._stride == 0 and not _skips(optimizer):
+        elif not self._plain and self._steps % self._stride == 0 and not skips(optimizer):
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
             if closure is not None:  # makes the gradients only within the step
                 return args[:1], {**kwargs, "closure": _noting(closure, partial(part.compare_gradients, self._order))}
@@ -167,7 +167,7 @@ class HessianFreeLR:
 
     @torch.no_grad()
     def _after(self, part: "_Part", optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if _skips(optimizer):
+        if skips(optimizer):
             return
         part.stepped = True
         if not all(p.stepped for p in self._parts):
@@ -291,12 +291,6 @@ class _Part:
         rates += [groups[0]["lr"]] * (size - len(rates))
         device = self.tensors()[0].device
         return torch.stack([torch.as_tensor(r, dtype=torch.float32, device=device) for r in rates])
-
-
-def _skips(optimizer: Optimizer) -> bool:
-    """Whether a fused optimizer, which is called even when fp16 overflowed, skips this step inside its kernel."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)
 
 
 def _noting(closure: Callable[[], Any], note: Callable[[], None]) -> Callable[[], Any]:

@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from superconv.optim import skips
 from superconv.rates.breakdown import WINDOW, Breakdown
 from superconv.rates.curve import Curve
 from superconv.rates.recalibration import recalibrate
@@ -298,9 +299,7 @@ class RangeTest:
                     group["lr"] = rate * ratio
 
     def _note_step(self, index: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # An optimizer that is not fused is not even called when fp16 overflowed; a fused one skips inside its kernel.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
+        if skips(optimizer):
             return
         self._stepped.add(index)
         if len(self._stepped) == len(self._optimizers):

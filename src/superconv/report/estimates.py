@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 
 from superconv import files
 from superconv.history import Row
-from superconv.rates.curve import Array, Curve
+from superconv.rates.curve import Curve
 from superconv.rates.verdict import Verdict
-from superconv.report.plots import plot_curve
+from superconv.report.plots import column, plot_curve
 from superconv.report.style import (
     COLOURS,
     GREY,
@@ -43,13 +43,13 @@ def plot_estimates(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; a new figure if not given.
     """
     ax = ready(ax)
-    steps, rates = _series(rows, "lr")
+    steps, rates = column(rows, "lr")
     handles = [*ax.plot(steps, rates, color=GREY, lw=1.6, ls=(0, (4, 2)), label="rate of the schedule")]
     for (name, label), colour in zip(NAMES.items(), COLOURS, strict=False):
-        at, values = _series(rows, name)
+        at, values = column(rows, name)
         if len(at):
             handles += ax.plot(at, values, color=colour, lw=1.8, label=label)
-    at, bounds = _series(rows, "stable_lr")
+    at, bounds = column(rows, "stable_lr")
     if len(at):
         ax.scatter(at, bounds, color=SECOND, marker=MARKERS[1], s=26, zorder=3)
         handles.append(Line2D([], [], color=SECOND, marker=MARKERS[1], ls="", ms=5, label="2/λ"))
@@ -76,9 +76,3 @@ def save_estimates(rows: Sequence[Row], path: Path) -> None:
     """Write `plot_estimates` as a PNG."""
     with files.whole(path) as temporary:
         figure_of(plot_estimates(rows)).savefig(temporary, format="png", dpi=150)
-
-
-def _series(rows: Sequence[Row], name: str) -> tuple[Array, Array]:
-    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-    at, values = np.array(points, dtype=float).reshape(-1, 2).T
-    return at, values

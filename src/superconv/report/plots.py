@@ -123,7 +123,7 @@ def plot_history(
         ValueError: No row has that quantity.
     """
     series = {
-        name: {part: _column(rows, f"{part}_{quantity}") for part in ("train", "validation")}
+        name: {part: column(rows, f"{part}_{quantity}") for part in ("train", "validation")}
         for name, rows in rows_by_run.items()
     }
     drawn = [part for parts in series.values() for part, (steps, _) in parts.items() if len(steps)]
@@ -318,6 +318,7 @@ def _is_exponential(rates: Array) -> bool:
     return bool(middle < ((first * last) ** 0.5 + (first + last) / 2) / 2)
 
 
-def _column(rows: Iterable[Row], name: str) -> tuple[Array, Array]:
+def column(rows: Iterable[Row], name: str) -> tuple[Array, Array]:
+    """(n,) updates and (n,) values of a column where it has any."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     return np.array([s for s, _ in pairs], dtype=float), np.array([v for _, v in pairs], dtype=float)

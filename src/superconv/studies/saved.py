@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from superconv import files, models
 from superconv.data.augment import ImageTransform
 from superconv.data.decode import Geometry, decode, read_file
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,5 @@ def load(folder: Path | str) -> Saved:
     except KeyError as error:
         raise UserError(f"{folder / 'run.json'} describes no image classifier ({error} is missing)") from error
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{folder / 'model.safetensors'} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise UserError(f"{folder / 'model.safetensors'} cannot be loaded: {one_line(error, most=200)}") from error
     return Saved(model.eval(), names, transform, shape, numbers.get("center", 1.0))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from superconv import files
-from superconv.errors import Interrupted, UserError
+from superconv.errors import Interrupted, UserError, one_line
 from superconv.specs import RunSpec
 
 ATTEMPTS = 2  # of a run
@@ -139,7 +139,7 @@ def _attempt(jobs: Sequence[Job], *, make: Callable[[RunSpec, Path], dict[str, A
         except Interrupted:
             raise
         except UserError as error:
-            return [*outcomes, Failure(reason=" ".join(str(error).split()), final=True)]
+            return [*outcomes, Failure(reason=one_line(error), final=True)]
         except (Exception, SystemExit) as error:
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise  # the other processes of torchrun wait for this one, and would do so for ever

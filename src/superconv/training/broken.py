@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from superconv.errors import Interrupted, UserError
+from superconv.errors import Interrupted, UserError, one_line
 from superconv.training.hooks import Hook
 
 if TYPE_CHECKING:
@@ -114,5 +114,5 @@ def refusals(output: Tensor, *, alone: bool) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error, most=200)
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

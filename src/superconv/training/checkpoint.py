@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from superconv import files
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 from superconv.training.hooks import Hook
 from superconv.training.trainer import Trainer
 
@@ -64,7 +64,7 @@ def load(trainer: Trainer, path: Path) -> float:
                 hook.load_state_dict(kept[name])
         seconds = float(state["seconds"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, most=200)
         raise UserError(f"{path} cannot be resumed from ({reason}); delete it to start afresh") from error
     for scheduler in trainer.schedulers:
         scheduler.load_state_dict({"last_epoch": trainer.step})

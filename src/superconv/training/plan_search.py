@@ -15,7 +15,7 @@ import torch
 
 from superconv import files
 from superconv.data.cache import cache_folder
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.training.broken import BreakdownError
@@ -111,7 +111,7 @@ def find_plan(
                     files.write_json(path, asdict(found))
     except (RuntimeError, BreakdownError) as error:
         # fp32 may not fit into the memory of a GPU that has enough for bf16.
-        reason = f"the default plan: none could be timed ({' '.join(str(error).split())[:100]})"
+        reason = f"the default plan: none could be timed ({one_line(error, most=100)})"
         return PlanSearch(plan=default, reason=reason, batch_size=batch_size)
     finally:
         torch.set_num_threads(before)

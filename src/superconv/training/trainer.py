@@ -16,7 +16,7 @@ from superconv.data import Source
 from superconv.data.sampling import Draw, Order, in_order
 from superconv.errors import UserError
 from superconv.models.dropout import limit_dropout
-from superconv.optim import unfuse
+from superconv.optim import skips, unfuse
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.rates.schedules import Schedule
 from superconv.recipe import Recipe
@@ -226,9 +226,7 @@ class Trainer:
         return inputs, target
 
     def _note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # A fused optimizer is called even when fp16 overflowed, and skips inside its kernel.
-        found_inf = getattr(optimizer, "found_inf", None)
-        self._happened = found_inf is None or not bool(found_inf)
+        self._happened = not skips(optimizer)
 
     def _summed(self, values: Tensor) -> Tensor:
         total = self.fabric.all_reduce(values, reduce_op="sum")
