@@ -5,7 +5,7 @@ from zlib import crc32
 
 import torch
 import torch.nn.functional as F
-from regret_tasks import ADAMW, Problem, made
+from regret_tasks import ADAMW, ADAMW_LARGE, Problem, made
 from torch import Tensor, nn
 
 from superconv.data.source import TensorSource
@@ -137,22 +137,31 @@ def waves() -> Task:
 
 
 def words() -> Task:
-    """Which of twelve of Python's help pages twelve words in a row are from: a bag of embeddings, with dropout."""
+    """Which of twelve of Python's help pages twelve words in a row are from: a bag of embeddings, with dropout.
+
+    The first 70 % of each page train and its last 15 % test, so that no two splits share a word's place.
+    """
     pages = [topics[key].split() for key in sorted(topics) if len(topics[key]) > 6000][:12]
-    inputs = [
-        [crc32(word.encode()) % HASHED for word in page[start : start + WORDS]]
-        for page in pages
-        for start in range(0, len(page) - WORDS, 5)
-    ]
-    labels = [page for page, text in enumerate(pages) for _ in range(0, len(text) - WORDS, 5)]
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+
+    def windows(begin: float, end: float) -> TensorSource:
+        parts = [page[round(begin * len(page)) : round(end * len(page))] for page in pages]
+        at = [(page, start) for page, part in enumerate(parts) for start in range(0, len(part) - WORDS, 5)]
+        inputs = [[crc32(word.encode()) % HASHED for word in parts[p][start : start + WORDS]] for p, start in at]
+        return TensorSource(torch.tensor(inputs), torch.tensor([page for page, _ in at]))
 
     def model() -> nn.Module:
         head = [nn.Linear(32, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 12)]
         return nn.Sequential(nn.EmbeddingBag(HASHED, 32), *head)
 
-    samples = torch.tensor(inputs)[shuffled], torch.tensor(labels)[shuffled]
-    return made("words, bag of embeddings", model, *samples, loss=F.cross_entropy, metric=accuracy)
+    return Task(
+        name="words, bag of embeddings",
+        model=model,
+        train=windows(0, 0.7),
+        validation=windows(0.7, 0.85),
+        test=windows(0.85, 1),
+        loss=F.cross_entropy,
+        metric=accuracy,
+    )
 
 
 def friedman() -> Task:
@@ -170,9 +179,9 @@ def friedman() -> Task:
 
 
 FURTHER: dict[str, Problem] = {
-    "ink": Problem(make=ink, epochs=8, seeds=5, chance=0.69, **ADAMW),
+    "ink": Problem(make=ink, epochs=8, seeds=5, chance=0.69, **ADAMW_LARGE),
     "codes": Problem(make=codes, epochs=15, seeds=5, chance=44.4, **ADAMW),
-    "mixer": Problem(make=mixer, epochs=12, seeds=5, **ADAMW),
+    "mixer": Problem(make=mixer, epochs=12, seeds=5, **ADAMW_LARGE),
     "waves": Problem(make=waves, epochs=5, seeds=5, chance=0.25, **ADAMW),
     "words": Problem(make=words, epochs=10, seeds=5, chance=1 / 12, rates=(0.03, 0.1, 0.3, 1.0, 3.0)),
     "friedman": Problem(make=friedman, epochs=12, seeds=5, chance=25.0, rates=(1e-3, 3e-3, 0.01, 0.03, 0.1)),

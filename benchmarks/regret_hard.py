@@ -88,7 +88,7 @@ def squeeze() -> Task:
 HARD: dict[str, Problem] = {
     "sigmoids": Problem(make=sigmoids, epochs=20, seeds=5, rates=(0.1, 0.3, 1.0, 3.0, 10.0)),
     "tangents": Problem(make=tangents, epochs=12, seeds=5, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
-    "hundreds": Problem(make=hundreds, epochs=30, seeds=5, chance=1 / 3, rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
+    "hundreds": Problem(make=hundreds, epochs=30, seeds=5, chance=1 / 3, rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
     "spread": Problem(make=spread, epochs=15, seeds=5, chance=0.9, rates=(1e-3, 3e-3, 0.01, 0.03, 0.1)),
     "second": Problem(make=second, epochs=8, seeds=5, chance=0.4, **ADAMW),
     "squeeze": Problem(make=squeeze, epochs=12, seeds=5, chance=0.15, rates=(0.03, 0.1, 0.3, 1.0, 3.0)),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from superconv.report.style import COLOURS, GREY, MARKERS, WIDE_SIZE, head, ready
-from superconv.studies.intervals import mean_interval
+from superconv.studies.intervals import mean_interval, student
 
 ORACLE, GRID, OURS = "oracle", "grid", "superconv"
 TOP = 3  # settings of the grid that are run again
@@ -85,12 +85,15 @@ def standings(rows: Sequence[Row], *, higher_is_better: bool) -> dict[str, Stand
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Interval:
-    """Mean over groups of their means, with the 95 % interval that the spread within the groups leaves it."""
+    """Mean over groups of their means, with the 95 % interval that the spread within them leaves it (Satterthwaite)."""
     mean = statistics.fmean(map(statistics.fmean, groups))
     if min(map(len, groups)) < 2:
         return mean, None, None
-    variance = sum(statistics.variance(group) / len(group) for group in groups) / len(groups) ** 2
-    half = statistics.NormalDist().inv_cdf(0.975) * variance**0.5
+    variances = [statistics.variance(group) / len(group) for group in groups]
+    if not sum(variances):
+        return mean, mean, mean
+    freedom = sum(variances) ** 2 / sum(v**2 / (len(group) - 1) for v, group in zip(variances, groups, strict=True))
+    half = student(freedom) * sum(variances) ** 0.5 / len(groups)
     return mean, mean - half, mean + half
 
 

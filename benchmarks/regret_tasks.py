@@ -228,6 +228,7 @@ def _images(data: str, model: str, samples: int | None = None) -> Callable[[], T
 
 _LENET, _RESNET = (0.003, 0.01, 0.03, 0.1, 0.3), (0.03, 0.1, 0.3, 1.0, 3.0)
 ADAMW = {"rates": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "optimizer": "AdamW", "decays": DECOUPLED_DECAYS}
+ADAMW_LARGE = ADAMW | {"rates": (*ADAMW["rates"], 0.1)}  # where the best of the grid was at its end
 _LARGE = {"epochs": 3, "batch_size": 128, "seeds": 3}
 _SMALL = {"batch_size": 64, "plan": CONV_PLAN}
 
@@ -235,7 +236,7 @@ PROBLEMS: dict[str, Problem] = {
     "digits": Problem(make=_images("digits", "mlp"), epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
     "half-digits": Problem(make=half_digits, epochs=30, rates=(0.1, 0.3, 1.0, 3.0, 10.0), chance=0.0774),
     "digits-gru": Problem(make=digit_rows, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
-    "digits-gru-adamw": Problem(make=digit_rows, epochs=12, **ADAMW),
+    "digits-gru-adamw": Problem(make=digit_rows, epochs=12, **ADAMW_LARGE),
     "help-text": Problem(make=help_text, epochs=3, seeds=5, chance=log(103), **ADAMW),
     "forecast": Problem(make=forecast, epochs=12, rates=(0.01, 0.03, 0.1, 0.3, 1.0), chance=0.5),
     "sorting": Problem(make=sorting, epochs=10, seeds=5, chance=1 / 16, **ADAMW),

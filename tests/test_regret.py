@@ -83,7 +83,8 @@ def test_ranks_count_methods_that_ran_everywhere():
 def test_the_interval_over_tasks_comes_from_the_spread_within_them():
     mean, low, high = pooled([(0.0, 2.0), (10.0, 12.0)])
     assert mean == 6.0
-    assert (mean - low, high - mean) == pytest.approx((1.96 * 0.5**0.5,) * 2, rel=1e-3)
+    assert (mean - low, high - mean) == pytest.approx((4.303 * 0.5**0.5,) * 2, rel=1e-3)  # of two degrees of freedom
+    assert pooled([(1.0, 1.0), (3.0, 3.0)]) == (2.0, 2.0, 2.0)
 
 
 def test_a_finders_rate_is_trained_with_torchs_one_cycle():

@@ -17,6 +17,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     n = len(values)
     if n < 2:
         return mean, None, None
-    t = _T[n - 2] if n - 2 < len(_T) else statistics.NormalDist().inv_cdf(0.975)
-    half = t * statistics.stdev(values) / n**0.5
+    half = student(n - 1) * statistics.stdev(values) / n**0.5
     return mean, mean - half, mean + half
+
+
+def student(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t; that of the next whole degrees of freedom below, which is larger."""
+    whole = max(1, int(freedom))
+    return _T[whole - 1] if whole <= len(_T) else statistics.NormalDist().inv_cdf(0.975)
