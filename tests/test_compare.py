@@ -29,8 +29,8 @@ def test_the_interval_is_student_s():
 
 
 def test_the_speed_up_is_the_shortest_cycle_that_reaches_the_baseline():
-    cycle = {100: [0.50, 0.52], 200: [0.70, 0.71], 400: [0.80, 0.81]}
-    baseline = {100: [0.40, 0.41], 400: [0.69, 0.70], 800: [0.95, 0.96]}
+    cycle = {100: [0.50, 0.51, 0.52], 200: [0.70, 0.71, 0.72], 400: [0.80, 0.81, 0.82]}
+    baseline = {100: [0.40, 0.41, 0.42], 400: [0.68, 0.69, 0.70], 800: [0.95, 0.96, 0.97]}
     first, second, third = speed_up(cycle, baseline, name="piecewise")
     assert (first.one_cycle_steps, first.ratio, first.low, first.high) == (100, 1.0, 1.0, 1.0)
     assert (second.one_cycle_steps, second.ratio) == (200, 2.0)
@@ -42,6 +42,13 @@ def test_the_interval_of_the_speed_up_shows_where_seeds_disagree():
     cycle = {100: [0.60, 0.80, 0.70], 200: [0.9, 0.9, 0.9]}
     (only,) = speed_up(cycle, {400: [0.69, 0.70, 0.71]}, name="piecewise")
     assert (only.low, only.high) == (2.0, 4.0)
+
+
+def test_three_close_seeds_do_not_prove_a_length():
+    """Resampled, none of their means would lie beyond the seeds: an interval of 4 to 4."""
+    cycle = {100: [0.700, 0.702, 0.704], 200: [0.9, 0.9, 0.9]}
+    (only,) = speed_up(cycle, {400: [0.6985, 0.699, 0.6995]}, name="piecewise")
+    assert (only.ratio, only.low, only.high) == (4.0, 2.0, 4.0)
 
 
 def test_one_seed_has_no_interval():

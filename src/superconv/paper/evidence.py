@@ -212,7 +212,7 @@ def allowed(result: Result) -> float:
 def updates_saved(cycles: Mapping[int, Key], baseline: tuple[int, Key]) -> Measure:
     """How many times fewer updates the shortest cycle needs that reaches the baseline; 0 where none does.
 
-    Means are compared, and the interval is a bootstrap over seeds; the values compare seed by seed.
+    Means are compared, and the interval is that of `speed_up`; the values compare seed by seed.
     """
 
     def measure(evidence: Evidence) -> Measured:

@@ -88,7 +88,7 @@ def _head(made: Sequence[Made], results: Path, page: Path) -> str:
         "",
         "Smith & Topin's experiments (arXiv 1708.07120), each as one command, drawn over the author's own logs, and a",
         "verdict on each claim. A claim **holds** where the 95 % interval of the difference, seed by seed (Student;",
-        "for numbers of updates a bootstrap), lies on its side of the bound, does not hold where it lies on the",
+        "for numbers of updates by draws of means), lies on its side of the bound, does not hold where it lies on the",
         "other, and is inconclusive in between, and always with fewer than three seeds.",
         "",
         "```",

@@ -31,8 +31,8 @@ class SpeedUp:
     ratio: float | None
     low: float | None
     high: float | None
-    """95 % interval of the ratio under resampled seeds; none where that end is a resample that no run reaches, or where
-    there is one seed."""
+    """95 % interval of the ratio under means drawn by Student's t around those of the seeds; none where that end is a
+    draw that no run reaches, or where there is one seed."""
     reason: str
     seeds: int
     """The fewest that a mean is of: with one there is no interval."""
@@ -55,8 +55,8 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
         reached = shortest({n: statistics.fmean(v) for n, v in one_cycle.items()}, statistics.fmean(baseline[steps]))
         resampled = [
             shortest(
-                {n: statistics.fmean(draw.choices(v, k=len(v))) for n, v in one_cycle.items()},
-                statistics.fmean(draw.choices(baseline[steps], k=len(baseline[steps]))),
+                {n: _likely_mean(v, draw) for n, v in one_cycle.items()},
+                _likely_mean(baseline[steps], draw),
             )
             for _ in range(RESAMPLES)
         ]
@@ -75,6 +75,15 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
             )
         )
     return results
+
+
+def _likely_mean(values: Sequence[float], draw: random.Random) -> float:
+    """A mean that could be behind the values: a draw of Student's t around theirs, as resampling few is too narrow."""
+    freedom = len(values) - 1
+    if not freedom:
+        return values[0]
+    t = draw.gauss(0, 1) / (draw.gammavariate(freedom / 2, 2) / freedom) ** 0.5
+    return statistics.fmean(values) + t * statistics.stdev(values) / len(values) ** 0.5
 
 
 def compare(
