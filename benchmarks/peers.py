@@ -23,6 +23,7 @@ from superconv.data.sampling import in_order
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 
+RECALIBRATION = 50  # batches over which schedule-free estimates batch-norm statistics anew, as its README does
 MISSING: dict[str, str] = {"fastai": "needs torchvision, which has no CPU build here"}
 try:
     import pytorch_lightning as lightning
@@ -261,7 +262,7 @@ def schedule_free(watch: Watch, batch_size: int, steps: int) -> None:
         began = time.perf_counter()
         optimizer.eval()
         with torch.no_grad():  # its README: the average needs statistics of its own
-            for images, _ in itertools.islice(batches, 20):
+            for images, _ in itertools.islice(batches, RECALIBRATION):
                 network(images)
         wait(watch.plan.device)
         watch._paused += time.perf_counter() - began

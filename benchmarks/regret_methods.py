@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from peers import MISSING, Planned, lightning_rate, steepest
+from peers import MISSING, RECALIBRATION, Planned, lightning_rate, steepest
 from regret_tasks import Problem
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -40,7 +40,6 @@ except ImportError as error:
 
 FINDER_UPDATES = 100  # of Lightning's and pytorch-lr-finder's sweeps, unless they break off
 DEFAULT_DECAY = {"SGD": 1e-4, "AdamW": 1e-2}  # He et al.'s, torch's
-RECALIBRATION = 50  # batches over which schedule-free estimates batch-norm statistics anew
 
 
 @dataclass(frozen=True, kw_only=True)

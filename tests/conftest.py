@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ settings.load_profile("superconv")
 # The networks here are tiny: more threads only wait for each other. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# What one suite has cached, another version may not read; and whose data a name means is not the user's business here.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers share the folder
+    _CACHE = tempfile.TemporaryDirectory(prefix="superconv-tests-")
+    os.environ["SUPERCONV_CACHE"] = _CACHE.name
+os.environ.pop("SUPERCONV_DATA", None)
 
 # A job that a script puts in the background ignores SIGINT, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

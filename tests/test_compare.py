@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
+from superconv import files
 from superconv.errors import UserError
 from superconv.recipe import Recipe
 from superconv.specs import COMPARED_RATES, Comparison, ImageTask, RunSpec
@@ -124,6 +125,10 @@ def test_a_comparison_of_real_runs_is_not_made_twice(tmp_path, monkeypatch):
     assert rows[1]["mean"] == pytest.approx(sum(rows[1]["validation"]) / 2)
     assert rows[1]["mean"] > rows[0]["mean"]
     assert {line["baseline_steps"] for line in result["speed_up"]} == {20, 60}
+    stored = {files.read_json(path)["validation_accuracy"] for path in tmp_path.rglob("run.json")}
+    shown = [score for rows in result["schedules"].values() for row in rows for score in row["validation"]]
+    assert len(shown) == 8
+    assert set(shown) <= stored  # what the test split says is compared nowhere
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")}
     monkeypatch.setattr(runner, "find_plan", None)  # a search may end otherwise than the one before
     assert compare(DIGITS, comparison, RECIPE, tmp_path, device="cpu") == result

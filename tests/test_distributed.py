@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,8 @@ def test_two_processes_equal_one(tmp_path, kind, accumulate):
     two = torchrun(script, kind, "0", str(tmp_path / "two"), str(accumulate))
     assert "world 1" in one.stdout
     assert two.count("world 2") == 2
+    scores = [float(re.search(r"score (\S+)", said)[1]) for said in (one.stdout, two)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
     single, double = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     for name, value in single.items():
         torch.testing.assert_close(double[name], value, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
@@ -108,7 +111,7 @@ def test_fit_under_torchrun_writes_one_run(tmp_path):
 
 def test_a_fit_of_minutes_is_as_long_in_both_processes(tmp_path):
     out = tmp_path / "run"  # a process that counted other updates than its peer would wait for it for ever
-    torchrun("superconv", "fit", "digits", "--minutes", "0.2", "--out", str(out), "--device", "cpu")
+    torchrun("superconv", "fit", "digits", "--minutes", "0.05", "--out", str(out), "--device", "cpu")
     steps = json.loads((out / "run.json").read_text())["steps"]
     assert len((out / "history.jsonl").read_text().splitlines()) >= min(steps, 20)
     assert "minutes" in Recipe.load(out / "recipe.yaml").reasons["steps"]

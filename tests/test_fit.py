@@ -2,18 +2,22 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import load_file
 from small_tasks import PLAN, Quadratic, quadratic
 from torch import nn
 
 from superconv import files
+from superconv.data.source import TensorSource
 from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
 from superconv.specs import Choices
+from superconv.studies import pace as pace_module
 from superconv.studies.fit import _milder, _put_aside, fit
 from superconv.studies.folder import run_folder
 from superconv.studies.pace import measure_pace
@@ -75,6 +79,35 @@ def test_what_a_training_left_that_was_put_aside_outlives_a_failure(tmp_path):
     assert (tmp_path / "run" / "diverged-1").exists()
 
 
+class Counted(TensorSource):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def to(self, device: torch.device) -> "Counted":
+        return self
+
+    def batches(self, *arguments, **options):
+        type(self).reads += 1
+        return super().batches(*arguments, **options)
+
+
+def test_search_and_training_do_not_read_the_test_split(tmp_path):
+    seen = []
+
+    class Looks(Hook):
+        def on_update(self, trainer) -> None:
+            seen.append(Counted.reads)
+
+    train_source = quadratic().train
+    counted = Counted(train_source.inputs, train_source.targets)
+    numbers = fit(replace(quadratic(), test=counted), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Looks()])
+    assert len(seen) > 120
+    assert not any(seen)
+    assert Counted.reads == 1
+    assert numbers["test_loss"] > 0
+
+
 @pytest.mark.parametrize("name", ["resume", "recipe", "stages", "nothing"])
 def test_what_fit_gives_itself_is_refused_before_any_search(tmp_path, name):
     with pytest.raises(TypeError, match=name):
@@ -104,8 +137,10 @@ class Spoils(Hook):
     ],
 )
 def test_a_training_that_breaks_down_with_a_finite_loss_is_made_again(tmp_path, weight, reached):
-    numbers = fit(quadratic(), tmp_path, Choices(steps=60), plan=PLAN, hooks=[Spoils(weight)])
+    tested = replace(quadratic(), test=quadratic().train)
+    numbers = fit(tested, tmp_path, Choices(steps=60), plan=PLAN, hooks=[Spoils(weight)])
     assert numbers["stopped"] is None
+    assert numbers["test_loss"] is not None
     failed = files.read_json(tmp_path / "diverged-1" / "run.json")
     assert (failed["stopped"], failed["steps"]) == ("diverged", reached)
     assert "test_loss" not in failed
@@ -158,15 +193,22 @@ def test_what_a_diverged_training_left_does_not_reach_the_next(tmp_path):
     assert sorted(p.name for p in (tmp_path / "diverged-1").iterdir()) == ["history.jsonl", "recipe.yaml", "run.json"]
 
 
-def test_the_pace_of_what_breaks_down_is_that_of_its_updates():
+def test_the_pace_of_what_breaks_down_is_that_of_its_updates(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
     def slow():
-        time.sleep(0.5)
+        clock[0] += 0.5
         return Quadratic()
 
-    unscaled = replace(quadratic(scale=1e4), model=slow)
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        clock[0] += 0.01
+        return F.mse_loss(output, target)
+
+    unscaled = replace(quadratic(scale=1e4), model=slow, loss=loss)
     pace = measure_pace(unscaled, Recipe(steps=100, batch_size=32, max_lr=1.0), PLAN, evaluations=1)
-    assert pace.start > 0.4
-    assert pace.update < 0.1
+    assert pace.start == pytest.approx(0.51)
+    assert pace.update == pytest.approx(0.01)
 
 
 def test_the_time_of_a_run_that_measures_curvature_leaves_room_for_that(monkeypatch):

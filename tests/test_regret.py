@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import regret
 from regret_further import FURTHER
 from regret_hard import HARD
-from regret_methods import found_by, grid
+from regret_methods import METHODS, MISSING, Averaged, found_by, grid
 from regret_summary import ORACLE, Standing, mean_ranks, oracle, pooled, standings, top_settings
 from regret_tasks import PROBLEMS, half_digits
 
@@ -85,6 +85,32 @@ def test_the_interval_over_tasks_comes_from_the_spread_within_them():
     assert mean == 6.0
     assert (mean - low, high - mean) == pytest.approx((4.303 * 0.5**0.5,) * 2, rel=1e-3)  # of two degrees of freedom
     assert pooled([(1.0, 1.0), (3.0, 3.0)]) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("superconv", ""),
+        ("Lightning lr_find + OneCycleLR", "Lightning"),
+        ("pytorch-lr-finder + OneCycleLR", "pytorch-lr-finder"),
+        ("AdamW 1e-3, cosine", ""),
+        ("SGD 0.1, cosine", ""),
+        ("schedule-free AdamW", "schedule-free"),
+        ("Prodigy", "Prodigy"),
+    ],
+)
+def test_every_method_trains_the_same_length(name, package, tmp_path, monkeypatch):
+    if package in MISSING:
+        pytest.skip(f"{package} is missing (extra bench): {MISSING[package]}")
+    monkeypatch.chdir(tmp_path)  # Lightning leaves a checkpoint while it works
+    problem = replace(PROBLEMS["half-digits"], epochs=0.5)
+    plan = ExecutionPlan.choose(device="cpu", plan=problem.plan)
+    task, ready = half_digits(), []
+    made = regret.measure(problem, name, 0, lambda: ready.append(METHODS[name](problem, task, 0, plan)) or ready[0])
+    batch = ready[0].recipe.batch_size
+    assert abs(made["steps"] * batch - 0.5 * len(task.train)) < batch
+    assert 0 < made["test"] < 10
+    assert [type(hook) for hook in ready[0].hooks] == ([Averaged] if name == "schedule-free AdamW" else [])
 
 
 def test_a_finders_rate_is_trained_with_torchs_one_cycle():

@@ -1,12 +1,16 @@
 """What a resumed run must know again, besides weights and optimizers."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_tasks import PLAN, quadratic, recipe
 from torch import nn
 
+from superconv.errors import UserError
+from superconv.training import loop
 from superconv.training.averaging import Lookahead
 from superconv.training.broken import CollapseHook
 from superconv.training.hooks import Hook
@@ -83,3 +87,33 @@ def test_buffers_that_are_made_or_grow_while_training_are_resumed(tmp_path, pers
     assert torch.equal(weights(resumed), weights(whole))
     assert torch.equal(resumed.model.seen, whole.model.seen)
     assert resumed.model.state_dict().keys() == whole.model.state_dict().keys()
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (marker,)
+
+    torch.save({"model": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="cannot be resumed from"):
+        train(quadratic(), recipe(), plan=PLAN, folder=tmp_path, resume=True)
+    assert not marker.exists()
+
+
+def test_a_killed_run_loses_no_more_than_the_minutes_between_checkpoints(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    class Slow(Hook):
+        """Ten seconds an update, and the plug is pulled."""
+
+        def on_update(self, trainer) -> None:
+            clock[0] += 10
+            if trainer.step == 37:
+                raise RuntimeError("pulled the plug")
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    with pytest.raises(RuntimeError, match="plug"):
+        train(quadratic(), recipe(), plan=PLAN, folder=tmp_path, checkpoint_minutes=1.0, hooks=[Slow()])
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 35

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from torch.overrides import TorchFunctionMode
 
 from superconv.data.randomness import Stream, random_bits
+from superconv.data.source import TensorSource
 from superconv.errors import UserError
 from superconv.models.dropout import dropout_rates
 from superconv.recipe import Recipe
@@ -49,6 +50,15 @@ def test_fp16_refuses_several_optimizers_whose_scaling_it_would_mix_up(task):
 
     with pytest.raises(UserError, match="fp16 is for one optimizer"), pytest.warns(UserWarning, match="fp16"):
         Trainer(replace(task, optimizer=two), recipe(), plan=replace(CPU, precision="16-mixed"))
+
+
+def test_an_evaluation_of_few_samples_takes_them_from_everywhere():
+    """The files of a folder lie class by class."""
+    source = TensorSource(torch.arange(10.0)[:, None], torch.arange(10.0))
+    told = replace(quadratic(), model=lambda: nn.Linear(1, 1), loss=lambda _, target: target.mean(), validation=source)
+    trainer = Trainer(told, recipe(), plan=CPU)
+    assert trainer.evaluate(source, samples=5)["loss"] == 4.0  # of 0, 2, 4, 6 and 8
+    assert trainer.evaluate(source)["loss"] == 4.5
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from math import exp
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +13,18 @@ from small_tasks import PLAN, Quadratic, quadratic, recipe
 from torch import nn
 
 from superconv.errors import UserError
+from superconv.rates.agreement import compare_estimate
 from superconv.rates.curve import Curve
-from superconv.rates.verdict import judge
+from superconv.rates.verdict import Verdict, judge
 from superconv.recipe import Recipe
 from superconv.specs import Choices
+from superconv.studies import pace as pace_module
+from superconv.studies import tuner
 from superconv.studies.fit import fit
 from superconv.studies.kind import kind_of
-from superconv.studies.pace import measure_pace
-from superconv.studies.tuner import balanced_decay, budget, find_recipe, outline
+from superconv.studies.pace import Pace, measure_pace
+from superconv.studies.probes import PeakSearch
+from superconv.studies.tuner import _judged, balanced_decay, budget, find_recipe, outline
 from superconv.training import sweeps
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
@@ -188,16 +193,18 @@ def test_nothing_is_chosen_on_the_test_split():
     assert find_recipe(watched, Choices(steps=50, max_lr=0.1), plan=PLAN).recipe.max_lr == 0.1
 
 
-def test_the_pace_is_that_of_later_updates():
-    calls = []
+def test_the_pace_is_that_of_later_updates(monkeypatch):
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def slow_at_first(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        time.sleep(0.05 if len(calls) <= 3 else 0.0)
+        clock[0] += 0.05 if len(calls) <= 3 else 0.001
         return F.mse_loss(output, target)
 
     pace = measure_pace(replace(quadratic(), loss=slow_at_first), recipe(), PLAN, evaluations=10)
-    assert pace.update < 0.02 < pace.start
+    assert pace.update == pytest.approx(0.001)
+    assert pace.start == pytest.approx(0.05)
     readings = 11 * 512 / 3 / 32
     assert pace.updates(pace.start + 500 * pace.update, PLAN) == pytest.approx(500 - readings, abs=1)
 
@@ -210,6 +217,28 @@ def test_a_few_minutes_are_not_eaten_by_the_search():
     found = find_recipe(replace(quadratic(), loss=slow), Choices(minutes=0.02), plan=PLAN)
     assert found.peak.updates + found.search.updates <= 110
     assert found.recipe.reasons["steps"].startswith("what fits into 0.02 minutes")
+
+
+def test_a_training_of_minutes_has_what_the_search_left(monkeypatch):
+    monkeypatch.setattr(tuner, "measure_pace", lambda *_, **__: Pace(start=0.0, update=0.01, readings=0.0))
+
+    def slow(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.005)
+        return F.mse_loss(output, target)
+
+    found = find_recipe(replace(quadratic(), loss=slow), Choices(minutes=0.05), plan=PLAN)
+    searched = found.search.updates + found.peak.updates
+    assert searched > 50
+    assert found.recipe.steps <= 300 - 0.5 * searched
+
+
+@pytest.mark.parametrize(("estimate", "taken"), [(0.1, 0.1), (0.9, 0.3)])
+def test_of_both_methods_the_lesser_rate_is_taken(estimate, taken):
+    agreement = compare_estimate(Verdict("likely", 0.01, 1.0, None, 100.0, 1.0, ""), [0.1], [estimate])
+    search = SimpleNamespace(agreement=agreement)
+    peak = PeakSearch(max_lr=0.3, probes=(), reason="short cycles")
+    assert _judged(quadratic(), search, peak, Choices(max_lr_from="both"))[0] == taken
+    assert _judged(quadratic(), search, peak, Choices())[0] == 0.3
 
 
 def test_a_resumed_fit_knows_what_its_search_took(tmp_path):
