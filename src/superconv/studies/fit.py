@@ -69,14 +69,14 @@ def fit(
         began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
         evaluations: How often the validation split is read while training.
         options: Fields of `Choices`, on top of those given: `fit(task, folder, epochs=3)`; and further arguments of
-            `superconv.training.loop.train`.
+            `superconv.training.loop.train`, but for stages, which the search would not have.
 
     Returns:
         The numbers of `run.json`.
 
     Raises:
         UserError: Contradicting choices, unusable data, no rate that trains the network, or a folder with a run of
-            other choices, or with a finished one of another task or seed.
+            other choices, with a finished one of another task or seed, or in which another process works.
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
     """
     settled = {f.name: options.pop(f.name) for f in fields(Choices) if f.name in options}
