@@ -1,5 +1,6 @@
 """Schedules under equal budgets: final accuracy against the length of the run, and the speed-up of one cycle."""
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -82,8 +83,8 @@ def _likely_mean(values: Sequence[float], draw: random.Random) -> float:
     freedom = len(values) - 1
     if not freedom:
         return values[0]
-    t = draw.gauss(0, 1) / (draw.gammavariate(freedom / 2, 2) / freedom) ** 0.5
-    return statistics.fmean(values) + t * statistics.stdev(values) / len(values) ** 0.5
+    t = draw.gauss(0, 1) / math.sqrt(draw.gammavariate(freedom / 2, 2) / freedom)
+    return statistics.fmean(values) + t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def compare(
