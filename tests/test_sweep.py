@@ -251,7 +251,7 @@ def test_a_comparison_says_what_failed(tmp_path):
         schedules=("one_cycle", "cosine"), steps=(5, 20), seeds=2, max_lr=("one_cycle=0.1,0.3", "cosine=0.1")
     )
     task = spec(fault="break_down").task  # in the eighth update: a run of five is finished
-    recipe = spec().recipe
+    recipe = replace(spec().recipe, annihilation=0.4)  # a cycle that five updates have room for
     result = compare(task, failing, recipe, tmp_path / "runs", plan=PLAN, device="cpu")
     assert list(result["rates"]) == ["cosine"]
     assert [row["steps"] for row in result["schedules"]["cosine"]] == [5]
