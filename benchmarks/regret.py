@@ -101,10 +101,8 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
         if out_of_time():
             return
         row = measure(problem, method, seed, prepare)
-        rows[:] = [
-            *(json.loads(path.read_text())["rows"] if path.exists() else []),
-            row,
-        ]  # another process may add some
+        others = json.loads(path.read_text())["rows"] if path.exists() else []  # another process may have added some
+        rows[:] = [*others, row]
         stored |= {"task": task.name, "higher_is_better": task.metric is not None and task.higher_is_better, **about}
         stored |= {"command": records.command(), **records.place("cpu"), "missing": MISSING}
         files.write_json(path, stored)

@@ -65,13 +65,13 @@ def test_buffers_that_are_made_or_grow_while_training_are_resumed(tmp_path, pers
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(4, 4)
-            self.register_buffer("mask", None, persistent=False)
+            self.register_buffer("mask", None, persistent=persistent)
             self.register_buffer("seen", torch.zeros(0), persistent=persistent)
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             if self.mask is None:
-                self.register_buffer("mask", torch.ones(4), persistent=False)
-            if self.training and not persistent:
+                self.mask = torch.ones(4)
+            if self.training:
                 self.seen = torch.cat([self.seen, inputs.mean()[None]])
             return self.linear(inputs * self.mask)
 
@@ -85,6 +85,7 @@ def test_buffers_that_are_made_or_grow_while_training_are_resumed(tmp_path, pers
     run("cut", Stops(100))
     resumed = run("cut")
     assert torch.equal(weights(resumed), weights(whole))
+    assert len(whole.model.seen) == 200
     assert torch.equal(resumed.model.seen, whole.model.seen)
     assert resumed.model.state_dict().keys() == whole.model.state_dict().keys()
 

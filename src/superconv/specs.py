@@ -101,7 +101,7 @@ class Choices:
     """What the user has settled; what is none is searched or taken from the preset."""
 
     epochs: float | None = None
-    """Length of the training in passes over the data; without --steps and --minutes 12, 500 updates at least."""
+    """Length of the training in passes over the data; where no length is given 12, 500 updates at least."""
     steps: int | None = None
     """Length of the training in updates."""
     minutes: float | None = None

@@ -35,7 +35,7 @@ class RecordNet(nn.Module):
         self.views = views
         directions = channels * PATCH**2
         self.whitening = nn.Conv2d(channels, 2 * directions, PATCH)
-        nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]  # it has one
         self.whitening.weight.requires_grad_(False)
         self.groups = nn.Sequential(
             _group(2 * directions, width), _group(width, 4 * width), _group(4 * width, 4 * width), nn.MaxPool2d(3)

@@ -151,7 +151,7 @@ def _imported(path: str) -> Callable[..., nn.Module]:
         raise UserError(f"model {path} cannot be imported: {module} has no {attribute}")
     if not callable(found):
         raise UserError(f"model {path} is a {type(found).__name__}, not a callable that makes a network")
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # whatever the user's module has there
 
 
 def _arguments(

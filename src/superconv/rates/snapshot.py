@@ -173,7 +173,7 @@ def _take_rng() -> Undo:
 
 
 def _cuda_is_initialized() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch has no types for it
 
 
 def _take_tensor(tensor: Tensor) -> Undo:

@@ -173,7 +173,7 @@ def _section(name: str, made: Sequence[Made], page: Path) -> str:
         results = m.evidence.results.get(name, {})
         present = {key: runs for key, runs in results.items() if runs}
         if m.ran and not present:
-            reason = m.evidence.reasons.get(name, "not made yet").rstrip(".")
+            reason = m.evidence.reasons[name].rstrip(".")
             lines += ["", f"Scale {m.scale.name}: not run ({reason})."]
         elif present and experiment.note:
             lines += ["", experiment.note]

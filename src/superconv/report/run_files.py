@@ -78,6 +78,7 @@ class RunFiles:
             UserError: It is no number.
         """
         value = self.numbers.get(name)
+        # To mypy a union is no type[T].
         return files.checked(float | None, value, source=f"{self.folder / 'run.json'}: {name}")  # type: ignore[arg-type]
 
     def mapping(self, name: str) -> Mapping[str, Any]:

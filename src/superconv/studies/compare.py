@@ -1,12 +1,13 @@
 """Schedules under equal budgets: final accuracy against the length of the run, and the speed-up of one cycle."""
 
-import math
-import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import sqrt
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe, ScheduleName
@@ -52,7 +53,7 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
     results = []
     for steps in sorted(baseline):
         seeds = min(map(len, [baseline[steps], *one_cycle.values()]))
-        draw = random.Random(steps)
+        draw = np.random.default_rng(steps)
         reached = shortest({n: statistics.fmean(v) for n, v in one_cycle.items()}, statistics.fmean(baseline[steps]))
         resampled = [
             shortest(
@@ -78,13 +79,11 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
     return results
 
 
-def _likely_mean(values: Sequence[float], draw: random.Random) -> float:
+def _likely_mean(values: Sequence[float], draw: np.random.Generator) -> float:
     """A mean that could be behind the values: a draw of Student's t around theirs, as resampling few is too narrow."""
-    freedom = len(values) - 1
-    if not freedom:
+    if len(values) == 1:
         return values[0]
-    t = draw.gauss(0, 1) / math.sqrt(draw.gammavariate(freedom / 2, 2) / freedom)
-    return statistics.fmean(values) + t * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values) + draw.standard_t(len(values) - 1) * statistics.stdev(values) / sqrt(len(values))
 
 
 def compare(

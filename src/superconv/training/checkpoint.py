@@ -41,16 +41,16 @@ def load(trainer: Trainer, path: Path) -> float:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        trainer.model.load_state_dict(state["model"])
-        buffers = dict(trainer.model.module.named_buffers())
+        module = trainer.model.module
+        buffers = dict(module.named_buffers())
         for name, value in state["buffers"].items():
             if name in buffers and buffers[name].shape == value.shape:
                 buffers[name].copy_(value)
-            else:  # made or resized while training
+            else:  # made or resized while training, which `load_state_dict` would refuse
                 owner, _, leaf = name.rpartition(".")
-                kept_with_weights = name in state["model"]
-                module = trainer.model.module.get_submodule(owner)
-                module.register_buffer(leaf, value.to(trainer.device), persistent=kept_with_weights)
+                saved = value.to(trainer.device)
+                module.get_submodule(owner).register_buffer(leaf, saved, persistent=name in state["model"])
+        trainer.model.load_state_dict(state["model"])
         for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         scaler = _scaler(trainer)

@@ -34,6 +34,7 @@ class Run:
     """What a training gave."""
 
     model: nn.Module
+    """In evaluation mode."""
     steps: int
     """Updates that happened."""
     seconds: float

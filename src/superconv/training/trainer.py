@@ -58,7 +58,7 @@ class Trainer:
         if recipe.dropout is not None:
             limit_dropout(model, recipe.dropout)
         if plan.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it with a dtype only
         if plan.compiled:  # replayed CUDA graphs write over gradients that must last for several parts
             _compile(model, plan.compiled if recipe.accumulate == 1 else "default")
         optimizers = task.optimizers(model, recipe)
@@ -245,7 +245,7 @@ def _compile(model: nn.Module, mode: CompileMode) -> None:
     """What `Module.compile` does, through one more frame: Dynamo passes over torch's own, so over a `Sequential`."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        return model._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]
+        return model._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]  # torch's own
 
     model._compiled_call_impl = torch.compile(call, mode=mode)
 
