@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from superconv.errors import UserError
+from superconv.rates.curve import Array
 from superconv.recipe import Recipe, ScheduleName
 from superconv.specs import Comparison, ImageTask, RunSpec
 from superconv.studies.intervals import mean_interval
@@ -17,7 +18,7 @@ from superconv.studies.runner import Numbers, common_plan, run_all
 from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
 from superconv.training.task import image_task, refuse_watched
 
-RESAMPLES = 2000
+DRAWS = 100_000  # so many that the ends of an interval are not their chance
 
 Scores = Mapping[int, Sequence[float]]  # steps → final validation score of each seed
 
@@ -46,24 +47,16 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
     Within one long run a cycle is only good at its end, so whole runs of different lengths are compared.
     """
     sign = 1.0 if higher_is_better else -1.0
-
-    def shortest(cycle: Mapping[int, float], target: float) -> int | None:
-        return next((steps for steps in sorted(cycle) if sign * cycle[steps] >= sign * target), None)
-
+    cycles = {n: sign * statistics.fmean(one_cycle[n]) for n in sorted(one_cycle)}
     results = []
     for steps in sorted(baseline):
         seeds = min(map(len, [baseline[steps], *one_cycle.values()]))
         draw = np.random.default_rng(steps)
-        reached = shortest({n: statistics.fmean(v) for n, v in one_cycle.items()}, statistics.fmean(baseline[steps]))
-        resampled = [
-            shortest(
-                {n: _likely_mean(v, draw) for n, v in one_cycle.items()},
-                _likely_mean(baseline[steps], draw),
-            )
-            for _ in range(RESAMPLES)
-        ]
-        ratios = sorted(0.0 if n is None else steps / n for n in resampled)
-        low, high = ratios[int(0.025 * len(ratios))], ratios[int(0.975 * (len(ratios) - 1))]
+        reached = next((n for n in cycles if cycles[n] >= sign * statistics.fmean(baseline[steps])), None)
+        target, ratios = _likely_means(baseline[steps], draw), np.zeros(DRAWS)
+        for n in reversed(cycles):
+            ratios[sign * _likely_means(one_cycle[n], draw) >= sign * target] = steps / n
+        low, high = map(float, np.quantile(ratios, (0.025, 0.975), method="inverted_cdf"))
         results.append(
             SpeedUp(
                 baseline=name,
@@ -79,11 +72,12 @@ def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better
     return results
 
 
-def _likely_mean(values: Sequence[float], draw: np.random.Generator) -> float:
-    """A mean that could be behind the values: a draw of Student's t around theirs, as resampling few is too narrow."""
+def _likely_means(values: Sequence[float], draw: np.random.Generator) -> Array:
+    """(draws,) means that could be behind the values: by Student's t around theirs, as resampling few is too narrow."""
     if len(values) == 1:
-        return values[0]
-    return statistics.fmean(values) + draw.standard_t(len(values) - 1) * statistics.stdev(values) / sqrt(len(values))
+        return np.full(DRAWS, values[0])
+    spread = statistics.stdev(values) / sqrt(len(values))
+    return statistics.fmean(values) + spread * draw.standard_t(len(values) - 1, DRAWS)
 
 
 def compare(
