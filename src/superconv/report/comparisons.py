@@ -161,7 +161,7 @@ def _speed_up_section(speed_ups: Sequence[Mapping[str, Any]]) -> Section:
     headers = ("Baseline", "its updates", "one cycle's updates", "speed-up", "95 % interval")
     text = [
         "The speed-up is the length of the baseline's run over that of the shortest one-cycle run whose mean final "
-        "score reaches it. The interval comes from resampled seeds."
+        "score reaches it. The interval lets every mean vary by Student's t."
     ]
     return Section(title="Speed-up of one cycle", text=text, table=Table(rows, headers=headers, numbers=True))
 
