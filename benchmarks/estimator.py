@@ -1,4 +1,4 @@
-"""What `HessianFreeLR` costs: its own calls within real training steps of ResNet-20, as a share of the step.
+"""What `CurvatureEstimate` costs: its own calls within real training steps of ResNet-20, as a share of the step.
 
     python benchmarks/estimator.py [--batch-size 256] [--steps 30] [--out results/benchmarks/estimator.json]
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import files, models
-from superconv.rates.hessian_free import HessianFreeLR
+from superconv.rates.hessian_free import CurvatureEstimate
 
 FORMS = {
     "plain": {"form": "plain"},
@@ -27,7 +27,7 @@ FORMS = {
 }
 
 
-class Timed(HessianFreeLR):
+class Timed(CurvatureEstimate):
     """The estimate with a clock around its hooks."""
 
     spent = 0.0

@@ -30,13 +30,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from superconv import files, optim
+from superconv import files
 from superconv.history import History
-from superconv.rates.hessian_free import HessianFreeLR
+from superconv.rates.hessian_free import CurvatureEstimate
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
-from superconv.training import checkpoint
+from superconv.specs.image_task import ImageTask
+from superconv.training import checkpoint, optimizers
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
@@ -60,7 +60,7 @@ def bare(task: Task, recipe: Recipe, plan: ExecutionPlan) -> Callable[[], float]
     batches = itertools.cycle(list(itertools.islice(trainer.batches(), 8)))
     network = trainer.model.module.train()
     parameters = list(network.parameters())
-    predict, backward, optimizer = network, torch.Tensor.backward, optim.make(network, recipe)
+    predict, backward, optimizer = network, torch.Tensor.backward, optimizers.make(network, recipe)
     if plan.precision != "32-true":  # Fabric's wrappers convert and scale: part of the forward and the backward
         predict, backward, optimizer = trainer.model, trainer.fabric.backward, trainer.optimizers[0]
 
@@ -97,7 +97,15 @@ def ours(task: Task, recipe: Recipe, plan: ExecutionPlan, hooks: tuple[Hook, ...
     clock = Clock()
     shown = ProgressHook(Console(file=io.StringIO(), force_terminal=True))
     with tempfile.TemporaryDirectory() as folder:
-        train(task, recipe, plan=plan, folder=Path(folder), evaluations=0, hooks=[clock, shown, *hooks])
+        train(
+            task,
+            recipe,
+            plan=plan,
+            history=Path(folder) / "history",
+            checkpoint=Path(folder) / "checkpoint",
+            evaluations=0,
+            hooks=[clock, shown, *hooks],
+        )
     return clock.seconds
 
 
@@ -128,7 +136,7 @@ class Estimating(Hook):
 
     def on_start(self, trainer: Trainer) -> None:
         """Attach it."""
-        HessianFreeLR([o.optimizer for o in trainer.optimizers], norm="l2")
+        CurvatureEstimate([o.optimizer for o in trainer.optimizers], norm="l2")
 
 
 def parts(task: Task, recipe: Recipe, plan: ExecutionPlan, update: float) -> dict[str, float]:
@@ -139,14 +147,14 @@ def parts(task: Task, recipe: Recipe, plan: ExecutionPlan, update: float) -> dic
         clocked(spent, "metrics", plan.device, (Scores, "add"), (Trainer, "read")),
         clocked(spent, "history", plan.device, (History, "append")),
         clocked(spent, "progress", plan.device, (ProgressHook, "on_log")),
-        clocked(spent, "estimator", plan.device, (HessianFreeLR, "_before"), (HessianFreeLR, "_after")),
+        clocked(spent, "estimator", plan.device, (CurvatureEstimate, "_before"), (CurvatureEstimate, "_after")),
     ):
         ours(task, recipe, plan, (Estimating(),))
     shares = {name: seconds / recipe.steps / update for name, seconds in spent.items()}
     trainer = Trainer(task, recipe, plan=plan)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        checkpoint.save(trainer, Path(folder) / checkpoint.NAME, seconds=0.0)
+        checkpoint.save(trainer, Path(folder) / "checkpoint", seconds=0.0)
         shares["checkpoint"] = (time.perf_counter() - began) / CHECKPOINT_SECONDS
     return shares
 

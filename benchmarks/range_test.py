@@ -29,12 +29,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from superconv import files
 from superconv.recipe import Recipe
-from superconv.specs import Choices, ImageTask
-from superconv.studies.intervals import mean_interval
-from superconv.studies.tuner import find_recipe
+from superconv.search.recipe import find_recipe
+from superconv.specs.choices import Choices
+from superconv.specs.image_task import ImageTask
+from superconv.stats import mean_interval
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
-from superconv.training.sweeps import search_rates
+from superconv.training.sweep import search_rates
 from superconv.training.task import Task, image_task
 
 TASKS = {

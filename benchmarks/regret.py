@@ -31,7 +31,7 @@ from rich.table import Table
 
 from superconv import files
 from superconv.recipe import Recipe, plain
-from superconv.studies.intervals import mean_interval
+from superconv.stats import mean_interval
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan, machine
 from superconv.training.task import Task

@@ -9,7 +9,7 @@ from regret_tasks import ADAMW, ADAMW_LARGE, Problem, made
 from torch import Tensor, nn
 
 from superconv.data.source import TensorSource
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training.task import Task, accuracy, image_task
 
 WORDS, HASHED = 12, 4000  # words of a sample, and the numbers that stand for them

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from superconv import optim
 from superconv.data.sampling import Order
 from superconv.recipe import Recipe, ScheduleName
-from superconv.specs import Choices
-from superconv.studies.tuner import find_recipe
+from superconv.search.recipe import find_recipe
+from superconv.specs.choices import Choices
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task

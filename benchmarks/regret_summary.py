@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from superconv.report.style import COLOURS, GREY, MARKERS, WIDE_SIZE, head, ready
-from superconv.studies.intervals import mean_interval, student
+from superconv.stats import mean_interval, student
 
 ORACLE, GRID, OURS = "oracle", "grid", "superconv"
 TOP = 3  # settings of the grid that are run again

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from superconv.data.source import TensorSource
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training.task import Task, accuracy, image_task
 
 BF16_PLAN, CONV_PLAN, SMALL_PLAN = (

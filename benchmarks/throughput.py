@@ -26,7 +26,7 @@ from rich.table import Table
 
 from superconv import files
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.plan_search import find_plan

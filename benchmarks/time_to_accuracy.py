@@ -32,9 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 from superconv import files
-from superconv.specs import Choices, ImageTask
-from superconv.studies.runner import plan_for
-from superconv.studies.tuner import find_recipe, outline
+from superconv.runs.runner import plan_for
+from superconv.search.recipe import find_recipe
+from superconv.search.settle import settle
+from superconv.specs.choices import Choices
+from superconv.specs.image_task import ImageTask
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
@@ -64,7 +66,7 @@ def ours(watch: Watch, epochs: float, seed: int) -> Facts:
     with tempfile.TemporaryDirectory() as empty:
         os.environ["SUPERCONV_CACHE"] = empty
         began = time.perf_counter()
-        watch.plan = plan_for(watch.task, outline(watch.task, choices), device=watch.plan.device)
+        watch.plan = plan_for(watch.task, settle(watch.task, choices)[0].look, device=watch.plan.device)
         plan_seconds = time.perf_counter() - began
         found = find_recipe(watch.task, choices, plan=watch.plan, seed=seed)
         watch.peak = found.recipe.max_lr

@@ -1,11 +1,14 @@
 """Tasks that train in no time."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from superconv.data.source import TensorSource
 from superconv.recipe import Recipe
+from superconv.runs.folder import RunFolder
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 
@@ -34,3 +37,8 @@ def quadratic(samples: int = 512, *, scale: float = 1.0) -> Task:
 def recipe(**fields) -> Recipe:
     plain = {"momentum": 0.0, "min_momentum": None, "optimizer_args": {}, "weight_decay": 0.0}
     return Recipe(**{"steps": 200, "batch_size": 32, "max_lr": 1.0, **plain, **fields})
+
+
+def kept(folder: Path) -> dict[str, Path]:
+    """Where `train` keeps a run in a folder."""
+    return {"history": RunFolder(folder).history.path, "checkpoint": RunFolder(folder).checkpoint}

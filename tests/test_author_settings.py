@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from superconv import cli
-from superconv.paper import author
-from superconv.paper.experiments import experiments
-from superconv.paper.scales import PAPER
+from superconv.reproduction import author
+from superconv.reproduction.experiments import experiments
+from superconv.reproduction.scales import PAPER
 
 approx = pytest.approx
 

@@ -13,25 +13,17 @@ from superconv import cli, files
 from superconv.commands.study import _report_setting
 from superconv.errors import UserError
 from superconv.recipe import Recipe
-from superconv.report.html import write_balance
-from superconv.specs import Balancing, ImageTask
-from superconv.studies import runner
-from superconv.studies import trials as trials_module
-from superconv.studies.balance import balance
-from superconv.studies.executors import Pool
-from superconv.studies.settings import (
-    Setting,
-    Trial,
-    best_of,
-    following,
-    halfway,
-    margin,
-    near_the_best,
-    nearest,
-    shown,
-)
-from superconv.studies.sweep import Failure
-from superconv.studies.trials import borne, failure_of
+from superconv.report.words import shown
+from superconv.runs import runner
+from superconv.runs.executors import Pool
+from superconv.runs.jobs import Failure
+from superconv.specs.image_task import ImageTask
+from superconv.specs.studies import Balancing
+from superconv.studies.balance import trials as trials_module
+from superconv.studies.balance.page import write_balance
+from superconv.studies.balance.space import Setting, Trial, best_of, following, halfway, margin, near_the_best, nearest
+from superconv.studies.balance.study import balance
+from superconv.studies.balance.trials import borne, failure_of
 
 CENTRE = Setting(max_lr=1.0, weight_decay=1e-4, batch_size=32, momentum=0.9)
 DECAYS = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2]

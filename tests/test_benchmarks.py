@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import image_task
 

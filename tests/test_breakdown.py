@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from range_loops import plain, sweep
 
-from superconv.rates.breakdown import Breakdown
 from superconv.rates.range_test import RangeTest
+from superconv.rates.stopping import Breakdown
 
 
 def test_a_loss_that_is_not_finite_ends_the_sweep_even_without_stops():

@@ -18,14 +18,16 @@ from rich.console import Console
 
 import superconv
 from superconv import cli
-from superconv.commands import common
-from superconv.commands.train import _announce
-from superconv.data.digits import load_digits
+from superconv.data.reading.digits import load_digits
 from superconv.history import read
 from superconv.recipe import Recipe
-from superconv.studies.probes import PeakSearch, Probe
-from superconv.studies.tuner import Found
-from superconv.training.sweeps import RateSearch
+from superconv.report import terminal as screen
+from superconv.report.terminal import print_found
+from superconv.runs.replacement import REPLACED
+from superconv.search.peak import PeakSearch
+from superconv.search.probe import Probe
+from superconv.search.recipe import Found
+from superconv.training.sweep import RateSearch
 
 CPU = ["--device", "cpu"]
 
@@ -66,12 +68,12 @@ def test_fit_writes_what_the_architecture_promises(fitted):
 @pytest.mark.parametrize("width", [80, 120])
 def test_fit_says_what_it_decided_and_why(fitted, width, monkeypatch):
     terminal = Console(width=width, file=StringIO(), record=True)
-    monkeypatch.setattr(common, "console", terminal)
+    monkeypatch.setattr(screen, "console", terminal)
     recipe, probes = Recipe.load(fitted / "recipe.yaml"), json.loads((fitted / "probes.json").read_text())
     recipe = replace(recipe, dropout=0.1, reasons={**recipe.reasons, "dropout": "as the network has it"})
     made = tuple(Probe(**probe) for probe in probes["probes"])
     peak = PeakSearch(max_lr=probes["max_lr"], probes=made, reason=probes["reason"])
-    _announce(Found(recipe=recipe, search=RateSearch.load(fitted / "range_test.json"), peak=peak, seconds=1.2))
+    print_found(Found(recipe=recipe, search=RateSearch.load(fitted / "range_test.json"), peak=peak, seconds=1.2))
     printed = terminal.export_text()
     assert max(map(len, printed.splitlines())) <= width
     words = " ".join(printed.split())
@@ -114,13 +116,13 @@ def test_one_process_at_a_time_works_in_a_folder(fitted, capsys):
 
 @pytest.mark.parametrize("word", ["--overwrite", "--resume"])
 def test_a_run_that_was_to_be_replaced_outlives_two_failures(fitted, tmp_path, capsys, word):
-    """A kill in the search of an overwrite leaves its `spec.json` only, with the old run beside it."""
-    kept, old = tmp_path / "kept", tmp_path / "kept.replaced"
+    """A kill in the search of an overwrite leaves its `spec.json` only, with the old run put aside."""
+    kept = tmp_path / "kept"
+    old = kept / REPLACED
     shutil.copytree(fitted, old)
-    kept.mkdir()
     shutil.copy(fitted / "spec.json", kept)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("superconv.studies.fit.fit", MagicMock(side_effect=KeyboardInterrupt))
+        patch.setattr("superconv.studies.fit.fit_choices", MagicMock(side_effect=KeyboardInterrupt))
         assert run("fit", "digits", "--steps", 150, "--out", kept, word, *CPU) == 130
     assert (kept if word == "--overwrite" else old).joinpath("model.safetensors").exists()
     capsys.readouterr()
@@ -241,7 +243,7 @@ def test_range_test_writes_a_curve_that_judge_reads(tmp_path, capsys):
     capsys.readouterr()
     assert run("judge", tmp_path / "range_test.json", "--json") == 0
     verdict = json.loads(capsys.readouterr().out)
-    assert {"verdict", "lr_min", "lr_max", "lr_edge", "confidence", "reason"} <= verdict.keys()
+    assert {"outcome", "lr_min", "lr_max", "lr_edge", "confidence", "reason"} <= verdict.keys()
     assert (tmp_path / "range_test.png").stat().st_size > 1000
 
 
@@ -258,7 +260,7 @@ def test_predict_and_load(fitted, tmp_path, capsys):
     for i, image in enumerate(images):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(image[0]).save(paths[-1])
-    saved = superconv.load(fitted)
+    saved = superconv.load_run(fitted)
     right = sum(saved.predict(path).label == str(label) for path, label in zip(paths, labels, strict=True))
     assert right >= 35
     assert run("predict", fitted, paths[0], "--json") == 0
@@ -271,7 +273,7 @@ def test_predict_and_load(fitted, tmp_path, capsys):
 
 
 def test_an_image_is_read_as_those_of_the_training_were(fitted, tmp_path):
-    saved = superconv.load(fitted)
+    saved = superconv.load_run(fitted)
     assert (saved.image_shape, saved.center) == ((1, 8, 8), 1.0)
     image = load_digits().splits["test"][0][0, 0]
     Image.fromarray(image).save(tmp_path / "8.png")
@@ -314,7 +316,7 @@ def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkey
         (["fit", "digits", "--preset", "fast"], "paper, record"),
         (["fit", "digits", "--resume"], "--out"),
         (["fit", "digits", "--out", "."], "working folder"),
-        (["fit", "digits", "--out", "afile", "--max-lr", "0.1"], "Not a directory"),
+        (["fit", "digits", "--out", "afile", "--max-lr", "0.1"], "afile is a file, not a folder"),
         (["fit", "digits", "--optimizer", "Muon", "--max-lr", "0.1"], "Muon cannot be made"),
         (["fit", "digits", "--momentum", "-0.1"], "momentum"),
         (["fit", "digits", "--max-lr", "nan"], "max_lr"),

@@ -8,7 +8,7 @@ from small_tasks import PLAN, quadratic, recipe
 from torch import nn
 
 from superconv.data.source import TensorSource
-from superconv.studies.probes import search_peak
+from superconv.search.peak import search_peak
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.task import Task, accuracy

@@ -11,11 +11,14 @@ from filelock import FileLock
 from superconv import files
 from superconv.errors import UserError
 from superconv.recipe import Recipe
-from superconv.specs import COMPARED_RATES, Comparison, ImageTask, RunSpec
-from superconv.studies import runner
-from superconv.studies.compare import compare, speed_up
-from superconv.studies.intervals import mean_interval
-from superconv.studies.runner import run, run_all
+from superconv.runs import runner
+from superconv.runs.folder import RunFolder
+from superconv.runs.runner import run, run_all
+from superconv.specs.image_task import ImageTask
+from superconv.specs.run import RunSpec
+from superconv.specs.studies import COMPARED_RATES, Comparison
+from superconv.stats import mean_interval, speed_up
+from superconv.studies.compare import compare
 
 RECIPE = Recipe(steps=40, batch_size=32, max_lr=0.1, momentum=0.9, min_momentum=None)
 DIGITS = ImageTask(data="digits")
@@ -88,7 +91,7 @@ def test_equal_specs_are_made_once_and_another_recipe_is_another_run(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [spec.hash]
     assert replace(spec, seed=1).hash != spec.hash
     with pytest.raises(UserError, match="another spec"):
-        run(replace(spec, seed=1), tmp_path / spec.hash)
+        run(replace(spec, seed=1), RunFolder(tmp_path / spec.hash))
 
 
 def test_one_process_at_a_time_makes_the_runs_of_a_folder(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from data_files import picture
 from PIL import Image
 
-from superconv.data.decode import Geometry, count_channels, decode
+from superconv.data.reading.decode import Geometry, count_channels, decode
 from superconv.errors import UserError
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from data_files import picture, pictures, write_folder, write_parquet
 
-from superconv.data import cache as cache_module
 from superconv.data import load
+from superconv.data.reading import cache as cache_module
 from superconv.errors import UserError
 
 
@@ -12,7 +12,7 @@ from superconv.errors import UserError
 def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("SUPERCONV_DATA", raising=False)
-    from superconv.data import parquet
+    from superconv.data.reading import parquet
 
     parquet._arrow_folder.cache_clear()
 

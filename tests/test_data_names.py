@@ -5,8 +5,9 @@ import sys
 import pytest
 from data_files import pictures, write_folder, write_parquet
 
-from superconv.data import hub, images, load
-from superconv.data.names import locate
+from superconv.data import images, load
+from superconv.data.reading import hub
+from superconv.data.reading.catalog import locate
 from superconv.errors import UserError
 
 

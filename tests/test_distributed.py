@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from superconv import HessianFreeLR
+from superconv import CurvatureEstimate
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.task import image_task
@@ -36,7 +36,7 @@ class World(Hook):
     def on_start(self, trainer):
         os.write(1, f"world {trainer.fabric.world_size}\n".encode())  # one call: the other process writes too
         optimizers = [o.optimizer for o in trainer.optimizers]
-        self.estimates = [HessianFreeLR(optimizers, form=form) for form in ("plain", "corrected")]
+        self.estimates = [CurvatureEstimate(optimizers, form=form) for form in ("plain", "corrected")]
 
     def on_end(self, trainer):
         values = [e.value for e in self.estimates]

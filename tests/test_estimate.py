@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from small_tasks import kept
 
 from superconv import cli
 from superconv.history import read
@@ -11,13 +12,13 @@ from superconv.rates.agreement import compare_estimate
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import Verdict
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.studies.estimate import estimate
-from superconv.training.estimate import EstimateHook, Estimation
+from superconv.training.estimation import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
-from superconv.training.sweeps import range_test
+from superconv.training.sweep import sweep_rates
 from superconv.training.task import image_task
 
 CPU = ExecutionPlan(device="cpu")
@@ -54,7 +55,7 @@ def test_measuring_changes_nothing_of_the_training_or_the_sweep():
     nesterov = [row["stable_lr_momentum"] / row["stable_lr"] for row in probes]  # (1 + m) / (1 + 2m), m 0.85 to 0.95
     assert all(1.95 / 2.9 - 1e-9 <= ratio <= 1.85 / 2.7 + 1e-9 for ratio in nesterov)
     assert hook.rows[27]["lr"] == 0.1
-    plain, estimated = (range_test(task, RECIPE, steps=30, max_lr=1.0, plan=CPU, estimate=e) for e in (False, True))
+    plain, estimated = (sweep_rates(task, RECIPE, steps=30, max_lr=1.0, plan=CPU, estimate=e) for e in (False, True))
     assert plain.train_loss == estimated.train_loss
     assert len(estimated.estimate) == len(estimated.lr)
     assert Curve.from_json(estimated.to_json()) == estimated
@@ -70,8 +71,11 @@ def test_a_resumed_run_goes_on_with_its_estimates(tmp_path):
 
     def run(name, *hooks, **options):
         (tmp_path / name).mkdir(exist_ok=True)
-        measuring = [*hooks, *(EstimateHook(Estimation(forms=forms), folder) for folder in (None, tmp_path / name))]
-        return train(task, RECIPE, plan=CPU, folder=tmp_path / name, hooks=measuring, **options)
+        measuring = [
+            *hooks,
+            *(EstimateHook(Estimation(forms=forms), path) for path in (None, tmp_path / name / "estimate.jsonl")),
+        ]
+        return train(task, RECIPE, plan=CPU, **kept(tmp_path / name), hooks=measuring, **options)
 
     run("whole")
     assert run("cut", Stop()).stopped == "interrupted"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from superconv.rates.hessian_free import HessianFreeLR
+from superconv.rates.hessian_free import CurvatureEstimate
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -41,7 +41,7 @@ def walk(optimizer, loss, steps, *, schedule=None):
 def test_plain_is_one_over_h_for_plain_sgd(h, norm):
     theta, loss = quadratic(h)
     optimizer = OPTIMIZERS["sgd"]([theta])
-    estimate = HessianFreeLR(optimizer, form="plain", norm=norm)
+    estimate = CurvatureEstimate(optimizer, form="plain", norm=norm)
     walk(optimizer, loss, 5)
     assert estimate.raw == pytest.approx(1 / h, rel=1e-4)
 
@@ -51,7 +51,7 @@ def test_plain_is_one_over_h_for_plain_sgd(h, norm):
 def test_corrected_is_one_over_h_for_any_optimizer_and_a_changing_rate(h, name):
     theta, loss = quadratic(h)
     optimizer = OPTIMIZERS[name]([theta])
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     walk(optimizer, loss, 9, schedule=lambda t: 0.01 + 0.01 * t)
     assert estimate.raw == pytest.approx(1 / h, rel=1e-4)
     assert estimate.curvature == pytest.approx(h, rel=1e-4)
@@ -61,7 +61,7 @@ def test_corrected_is_one_over_h_for_any_optimizer_and_a_changing_rate(h, name):
 def test_gradients_that_a_closure_makes_are_those_of_its_first_call(positional):
     theta, loss = quadratic(7.0)
     optimizer = OPTIMIZERS["momentum"]([theta])
-    estimate, calls = HessianFreeLR(optimizer), []
+    estimate, calls = CurvatureEstimate(optimizer), []
 
     def closure():
         calls.append(theta.item())
@@ -88,7 +88,7 @@ def test_gradients_that_a_closure_makes_are_those_of_its_first_call(positional):
 def test_decay_counts_where_the_optimizer_adds_it_to_its_gradient(make, seen):
     theta, loss = quadratic(0.05)
     optimizer = make([theta])
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     walk(optimizer, loss, 4)
     assert estimate.curvature == pytest.approx(seen, rel=1e-3)
 
@@ -96,7 +96,7 @@ def test_decay_counts_where_the_optimizer_adds_it_to_its_gradient(make, seen):
 def test_coupled_weight_decay_is_part_of_the_curvature():
     theta, loss = quadratic(2.0)
     optimizer = torch.optim.SGD([theta], lr=0.05, weight_decay=0.5)
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     walk(optimizer, loss, 4)
     assert estimate.raw == pytest.approx(1 / 2.5, rel=1e-4)
 
@@ -104,7 +104,7 @@ def test_coupled_weight_decay_is_part_of_the_curvature():
 def test_with_momentum_the_plain_form_is_wrong_as_documented():
     theta, loss = quadratic(1.0)
     optimizer = torch.optim.SGD([theta], lr=0.1, momentum=0.9)
-    estimate = HessianFreeLR(optimizer, form="plain")
+    estimate = CurvatureEstimate(optimizer, form="plain")
     seen = []
     for _ in range(60):
         walk(optimizer, loss, 1)
@@ -115,8 +115,8 @@ def test_with_momentum_the_plain_form_is_wrong_as_documented():
 def test_negative_curvature_keeps_its_sign():
     theta, loss = quadratic(-2.0)
     optimizer = OPTIMIZERS["sgd"]([theta])
-    estimate = HessianFreeLR(optimizer)
-    elements = HessianFreeLR(optimizer, scope="element")
+    estimate = CurvatureEstimate(optimizer)
+    elements = CurvatureEstimate(optimizer, scope="element")
     walk(optimizer, loss, 4)
     assert estimate.curvature == pytest.approx(-2.0, rel=1e-6)
     assert estimate.raw == pytest.approx(0.5, rel=1e-6)
@@ -129,7 +129,7 @@ def test_a_diagonal_hessian_keeps_both_forms_within_its_inverse_eigenvalues(form
     eigenvalues = torch.linspace(0.5, 8.0, 12, dtype=torch.float64)
     theta, loss = quadratic(torch.diag(eigenvalues))
     optimizer = torch.optim.SGD([theta], lr=0.05)
-    estimate = HessianFreeLR(optimizer, form=form, norm=norm)
+    estimate = CurvatureEstimate(optimizer, form=form, norm=norm)
     for _ in range(30):
         walk(optimizer, loss, 1)
         if np.isfinite(estimate.raw):
@@ -148,7 +148,7 @@ def test_with_a_full_hessian_l2_stays_within_its_inverse_eigenvalues():
         low, high = torch.linalg.eigvalsh(hessian)[[0, -1]]
         theta, loss = quadratic(hessian)
         optimizer = torch.optim.SGD([theta], lr=0.05, momentum=0.9)
-        estimate = HessianFreeLR(optimizer, norm="l2")
+        estimate = CurvatureEstimate(optimizer, norm="l2")
         for _ in range(200):
             walk(optimizer, loss, 1)
             if np.isfinite(estimate.raw):
@@ -161,7 +161,7 @@ def test_with_a_full_hessian_l1_leaves_them():
     with torch.no_grad():
         theta.copy_(torch.linalg.solve(hessian, torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)))
     optimizer = torch.optim.SGD([theta], lr=0.1)  # its first step is along the second axis
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     walk(optimizer, loss, 2)
     assert estimate.raw == pytest.approx(1 / 4, rel=1e-6)
     assert estimate.raw < 1 / float(torch.linalg.eigvalsh(hessian)[-1])
@@ -190,7 +190,7 @@ def test_the_plain_network_form_is_the_author_s_script(stride, buffers):
     model, loss = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.35, momentum=0.9)
     modules = [model] if buffers else []
-    estimate = HessianFreeLR(optimizer, form="plain", stride=stride, rescale=False, modules=modules)
+    estimate = CurvatureEstimate(optimizer, form="plain", stride=stride, rescale=False, modules=modules)
 
     def snapshot():
         kept = [*model.parameters(), *(b for b in model.buffers() if buffers and b.is_floating_point())]
@@ -214,8 +214,8 @@ def test_the_plain_network_form_is_the_author_s_script(stride, buffers):
 def test_rescaling_multiplies_by_the_stride():
     model, loss = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    plain = HessianFreeLR(optimizer, form="plain", stride=5, rescale=False)
-    rescaled = HessianFreeLR(optimizer, form="plain", stride=5)
+    plain = CurvatureEstimate(optimizer, form="plain", stride=5, rescale=False)
+    rescaled = CurvatureEstimate(optimizer, form="plain", stride=5)
     walk(optimizer, loss, 20)
     assert rescaled.raw == pytest.approx(5 * plain.raw)
 
@@ -223,7 +223,7 @@ def test_rescaling_multiplies_by_the_stride():
 def test_layers_and_elements_agree_with_the_network():
     model, loss = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    whole, layers, elements = (HessianFreeLR(optimizer, scope=s) for s in ("network", "layer", "element"))
+    whole, layers, elements = (CurvatureEstimate(optimizer, scope=s) for s in ("network", "layer", "element"))
     walk(optimizer, loss, 6)
     assert len(layers.raw) == len(list(model.parameters()))
     assert min(layers.raw) <= whole.raw <= max(layers.raw)
@@ -233,7 +233,7 @@ def test_layers_and_elements_agree_with_the_network():
 def test_groups_are_weighed_by_their_own_rates():
     a, b = (nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
     optimizer = torch.optim.SGD([{"params": [a], "lr": 0.1}, {"params": [b], "lr": 0.01}])
-    estimate = HessianFreeLR(optimizer, form="plain", scope="layer")
+    estimate = CurvatureEstimate(optimizer, form="plain", scope="layer")
     walk(optimizer, lambda: (a**2).sum() + 4 * (b**2).sum(), 4)
     assert estimate.raw == pytest.approx((1 / 2, 1 / 8), rel=1e-5)
 
@@ -241,7 +241,7 @@ def test_groups_are_weighed_by_their_own_rates():
 def test_several_optimizers_make_one_estimate():
     a, b = (nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
     optimizers = [torch.optim.SGD([a], lr=0.1), torch.optim.Adam([b], lr=0.01)]
-    estimate = HessianFreeLR(optimizers)
+    estimate = CurvatureEstimate(optimizers)
     for _ in range(5):
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -255,7 +255,7 @@ def test_nothing_moves_at_rate_zero_and_the_average_stays():
     for form in ("plain", "corrected"):
         theta, loss = quadratic(1.0)
         optimizer = torch.optim.SGD([theta], lr=0.0)
-        estimate = HessianFreeLR(optimizer, form=form)
+        estimate = CurvatureEstimate(optimizer, form=form)
         walk(optimizer, loss, 5)
         assert np.isnan(estimate.raw)
         assert estimate.value == pytest.approx(0.1)
@@ -265,7 +265,7 @@ def test_a_frozen_layer_has_no_estimate_and_does_not_disturb_the_others():
     theta, loss = quadratic(2.0)
     frozen = nn.Parameter(torch.ones(3, dtype=torch.float64), requires_grad=False)
     optimizer = torch.optim.SGD([frozen, theta], lr=0.1)
-    whole, layers = HessianFreeLR(optimizer), HessianFreeLR(optimizer, scope="layer")
+    whole, layers = CurvatureEstimate(optimizer), CurvatureEstimate(optimizer, scope="layer")
     walk(optimizer, loss, 5)
     assert whole.raw == pytest.approx(0.5, rel=1e-4)
     assert np.isnan(layers.raw[0])
@@ -277,7 +277,7 @@ def test_non_finite_parameters_give_a_defined_value():
     for form in ("plain", "corrected"):
         theta, loss = quadratic(1.0)
         optimizer = torch.optim.SGD([theta], lr=0.1)
-        estimate = HessianFreeLR(optimizer, form=form)
+        estimate = CurvatureEstimate(optimizer, form=form)
         walk(optimizer, loss, 5)
         before = estimate.value
         with torch.no_grad():
@@ -290,7 +290,7 @@ def test_non_finite_parameters_give_a_defined_value():
 def test_a_changed_parameter_set_is_refused():
     theta, loss = quadratic(1.0)
     optimizer = torch.optim.SGD([theta], lr=0.1)
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     walk(optimizer, loss, 2)
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
     with pytest.raises(ValueError, match="make a new one"):
@@ -303,16 +303,16 @@ def test_what_makes_no_estimate_is_refused():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     for options in ({"form": "x"}, {"norm": "l3"}, {"scope": "x"}, {"stride": 0}, {"modules": [nn.BatchNorm1d(2)]}):
         with pytest.raises(ValueError, match=r"must be|buffers"):
-            HessianFreeLR(optimizer, **options)
+            CurvatureEstimate(optimizer, **options)
     optimizer.param_groups[0]["params"].clear()
     with pytest.raises(ValueError, match="no parameters"):
-        HessianFreeLR(optimizer)
+        CurvatureEstimate(optimizer)
 
 
 def test_accumulated_and_skipped_steps_are_no_steps():
     theta, loss = quadratic(3.0)
     optimizer = torch.optim.SGD([theta], lr=0.05, momentum=0.9)
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     for t in range(12):
         optimizer.zero_grad()
@@ -332,7 +332,7 @@ def test_a_compiled_model_and_step_give_the_same_estimate(form):
     for compiled in (False, True):
         model, loss = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        estimate = HessianFreeLR(optimizer, form=form)
+        estimate = CurvatureEstimate(optimizer, form=form)
         if compiled:
             loss = torch.compile(loss, backend="aot_eager")
         step = torch.compile(optimizer.step, backend="aot_eager") if compiled else optimizer.step
@@ -350,7 +350,7 @@ def test_state_resumes_exactly(form):
     def start():
         theta, loss = quadratic(full_hessian(1))
         optimizer = torch.optim.SGD([theta], lr=0.05, momentum=0.9)
-        return theta, loss, optimizer, HessianFreeLR(optimizer, form=form)
+        return theta, loss, optimizer, CurvatureEstimate(optimizer, form=form)
 
     _, loss, optimizer, whole = start()
     walk(optimizer, loss, 20)
@@ -363,7 +363,7 @@ def test_state_resumes_exactly(form):
     resumed.load_state_dict(saved[2])
     walk(optimizer, loss, 9)
     assert (resumed.raw, resumed.value) == (whole.raw, whole.value)
-    other = HessianFreeLR(torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.1), form=form)
+    other = CurvatureEstimate(torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.1), form=form)
     with pytest.raises(ValueError, match="other parameters"):
         other.load_state_dict(saved[2])
 
@@ -372,7 +372,7 @@ def test_two_copies_of_the_parameters_are_kept():
     model, loss = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for form in ("plain", "corrected"):
-        estimate = HessianFreeLR(optimizer, form=form)
+        estimate = CurvatureEstimate(optimizer, form=form)
         walk(optimizer, loss, 4)
         part = estimate.state_dict()["parts"][0]
         kept = sum(t.numel() for t in (*part["first"], *part["second"]))

@@ -14,20 +14,22 @@ from torch import nn
 
 from superconv import models, optim
 from superconv.data import Augmentation, ImageTransform, load
-from superconv.data.digits import load_digits
+from superconv.data.reading.digits import load_digits
 from superconv.data.streaming import StreamedImages
 from superconv.errors import UserError
 from superconv.models.norm import GhostBatchNorm
 from superconv.optim import CaffeSGD
-from superconv.paper.experiments import experiments
-from superconv.paper.scales import PAPER
-from superconv.rates.hessian_free import HessianFreeLR
+from superconv.rates.hessian_free import CurvatureEstimate
 from superconv.rates.lr_scheduler import OneCycle
 from superconv.rates.range_test import RangeTest
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
-from superconv.studies.runner import run_task
-from superconv.studies.saved import load as load_run
+from superconv.reproduction.experiments import experiments
+from superconv.reproduction.scales import PAPER
+from superconv.runs.classifier import load_run
+from superconv.runs.folder import RunFolder
+from superconv.runs.runner import run_task
+from superconv.specs.image_task import ImageTask
+from superconv.training import optimizers
 from superconv.training.hooks import Stages
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
@@ -218,7 +220,7 @@ def test_caffe_s_solver_follows_a_cycle_resumes_and_is_put_back():
 def test_curvature_is_measured_along_caffe_s_solver_too():
     w = nn.Parameter(torch.ones(4, dtype=torch.float64))
     optimizer = CaffeSGD([w], lr=0.05, momentum=0.9, weight_decay=0.5)
-    estimate = HessianFreeLR(optimizer)
+    estimate = CurvatureEstimate(optimizer)
     for _ in range(20):
         w.grad = 1.5 * w.detach()  # curvature 1.5, and 0.5 of the decay
         optimizer.step()
@@ -229,7 +231,7 @@ def test_multipliers_are_those_of_the_author_s_files():
     model = models.create("resnet8-author", num_classes=10, image_shape=(3, 32, 32))
     model.stem[0].weight.requires_grad_(False)
     recipe = Recipe(steps=100, batch_size=10, max_lr=1.0, base_lr=0.0, weight_decay=0.25, **CAFFE)
-    found = {id(p): g for g in optim.make(model, recipe).param_groups for p in g["params"]}
+    found = {id(p): g for g in optimizers.make(model, recipe).param_groups for p in g["params"]}
     weights = dict(model.named_parameters())
     for name, p in weights.items():
         if p.requires_grad:
@@ -237,10 +239,10 @@ def test_multipliers_are_those_of_the_author_s_files():
             # The cycle starts at rate 0: the groups' ratios are there all the same.
             assert (found[id(p)]["lr"], found[id(p)]["weight_decay"]) == (rate, decay * 0.25)
     assert id(model.stem[0].weight) not in found
-    adam = optim.make(model, Recipe(**{**vars(recipe), "optimizer": "Adam"}))
+    adam = optimizers.make(model, Recipe(**{**vars(recipe), "optimizer": "Adam"}))
     assert [g["lr"] for g in adam.param_groups] == [1.0, 2.0, 2.0]  # the author's Adam runs have the same files
     with pytest.raises(UserError, match="CaffeSGD takes no dampening"):
-        optim.make(model, Recipe(**{**vars(recipe), "optimizer_args": {"dampening": 0.1}}))
+        optimizers.make(model, Recipe(**{**vars(recipe), "optimizer_args": {"dampening": 0.1}}))
 
 
 @pytest.mark.parametrize("average", [0.0, 0.95, 0.999])
@@ -306,7 +308,7 @@ def test_a_run_on_mean_image_input_predicts_and_says_how_it_is_repeated(tmp_path
     task = image_task(PAPER_TASK)
     recipe = Recipe(steps=30, batch_size=50, max_lr=0.1, **CAFFE)
     about = {"task": PAPER_TASK.plain()}
-    numbers = run_task(task, recipe, tmp_path, plan=ExecutionPlan(device="cpu"), seed=0, about=about)
+    numbers = run_task(task, recipe, RunFolder(tmp_path), plan=ExecutionPlan(device="cpu"), seed=0, about=about).numbers
     saved = load_run(tmp_path)
     images, labels = (part[:60] for part in load_digits().splits["test"])
     right = 0

@@ -13,10 +13,10 @@ from torch import nn
 from superconv.data.source import TensorSource
 from superconv.errors import UserError
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training import plan, plan_search
 from superconv.training.plan import ExecutionPlan
-from superconv.training.plan_search import PlanSearch, Trial, find_plan
+from superconv.training.plan_search import PlanSearch, TimedPlan, find_plan
 from superconv.training.task import image_task
 
 RECIPE = Recipe(steps=200_000, batch_size=32, max_lr=1.0)
@@ -95,9 +95,9 @@ def test_a_result_is_kept_for_the_same_network_and_batch_only(task, tmp_path, mo
 
 def measured(default: ExecutionPlan, *, compiled: bool) -> PlanSearch:
     """An update in 10 ms, or compiled within 40 s one in 5 ms."""
-    trials = [Trial(plan=default, seconds=0.01, quartiles=None, first=0.1)]
+    trials = [TimedPlan(plan=default, seconds=0.01, quartiles=None, first=0.1)]
     if compiled:
-        trials.append(Trial(plan=replace(default, compiled="default"), seconds=0.005, quartiles=None, first=40.0))
+        trials.append(TimedPlan(plan=replace(default, compiled="default"), seconds=0.005, quartiles=None, first=40.0))
     return PlanSearch(plan=default, reason="", batch_size=32, trials=tuple(trials), compiling_tried=compiled)
 
 

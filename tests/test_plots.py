@@ -11,7 +11,8 @@ from superconv.errors import UserError
 from superconv.rates.curve import Curve, merge
 from superconv.rates.verdict import judge
 from superconv.recipe import Recipe
-from superconv.report.plots import plot_comparison, plot_curve, plot_history, plot_schedule, save_curve
+from superconv.report.plots import plot_curve, plot_history, plot_schedule, save_curve
+from superconv.studies.compare_plots import plot_comparison
 
 
 def drawn(ax: Any) -> list[str]:
@@ -129,7 +130,7 @@ def test_plots_go_onto_given_axes():
     assert plot_history({"a": [{"step": 1, "train_loss": 1.0}]}, ax=axes[1, 0]) is axes[1, 0]
     assert plot_comparison(points, ax=axes[1, 1]) is axes[1, 1]
     assert [text.get_text() for text in axes[1, 1].get_xticklabels()] == ["200", "400"]
-    assert sweep(edge=0.5).plot(ax=axes[0, 0]) is axes[0, 0]
+    assert plot_curve(sweep(edge=0.5), ax=axes[0, 0]) is axes[0, 0]
 
 
 def test_figures_are_saved_in_the_format_of_their_name(tmp_path: Path):

@@ -12,14 +12,16 @@ from torch import nn
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe
-from superconv.specs import Choices, ImageTask
-from superconv.studies import probes
-from superconv.studies.probes import FARTHEST, Probe, search_peak
-from superconv.studies.tuner import find_recipe
-from superconv.training.estimate import EstimateHook, Estimation
+from superconv.search import peak as probes
+from superconv.search.peak import FARTHEST, search_peak
+from superconv.search.probe import Probe
+from superconv.search.recipe import find_recipe
+from superconv.specs.choices import Choices
+from superconv.specs.image_task import ImageTask
+from superconv.training.estimation import EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
-from superconv.training.sweeps import range_test
+from superconv.training.sweep import sweep_rates
 from superconv.training.task import image_task
 
 
@@ -75,7 +77,7 @@ def test_what_the_best_peak_does_between_two_lengths_is_carried_on(
         off = log(tried.max_lr / 0.1 / (tried.steps / 20) ** power)
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=left * (1 + 0.3 * off**2))
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), layer))
     found = search_peak(task, recipe(steps=500, optimizer=optimizer), start=0.1, updates=180, plan=PLAN)
     longest = max(probe.length for probe in found.probes)
@@ -93,7 +95,7 @@ def searched(monkeypatch, loss, *, start: float, updates: int = 180, steps: int 
         steps = 8 if found is None else tried.steps
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=steps, loss=found)
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     return search_peak(quadratic(), recipe(steps=steps), start=start, updates=updates, plan=PLAN)
 
 
@@ -118,7 +120,7 @@ def test_where_nothing_is_learned_the_largest_rate_that_is_borne_is_best(monkeyp
         loss = None if tried.max_lr > 5 else 2.3 + 0.05 * tried.max_lr**0.1
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=loss)
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     found = search_peak(quadratic(), recipe(steps=800), start=0.02, updates=240, plan=PLAN)
     assert 5 / 3 / 3 < found.max_lr < 5
 
@@ -168,7 +170,7 @@ def test_no_peak_grows_into_what_broke_down(monkeypatch):
         loss = None if tried.max_lr > 0.5 else 0.9 + 0.1 * off**2
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=loss)
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), nn.BatchNorm1d(4)))
     found = search_peak(task, recipe(steps=500), start=0.2, updates=180, plan=PLAN)
     assert found.max_lr == pytest.approx(0.2, rel=0.01)
@@ -194,7 +196,7 @@ def growing(monkeypatch, best: float, *, updates: int):
         first_loss[0], off = 1.0, log(tried.max_lr / (0.1 if tried.steps == 20 else best))
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=0.8 + 0.02 * off**2)
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), nn.BatchNorm1d(4)))
     found = search_peak(task, recipe(steps=200), start=0.1, updates=updates, plan=PLAN)
     return found, [probe.max_lr for probe in found.probes if probe.length > 20]
@@ -258,7 +260,7 @@ def test_a_sweep_has_the_momentum_that_the_run_has_at_its_largest_rate(schedule,
             seen.add(trainer.momentum)
 
     whole = Recipe(steps=200, batch_size=32, max_lr=1.0, schedule=schedule)
-    range_test(quadratic(), whole, max_lr=0.1, steps=20, plan=PLAN, hooks=[Look()])
+    sweep_rates(quadratic(), whole, max_lr=0.1, steps=20, plan=PLAN, hooks=[Look()])
     assert seen == {momentum}
 
 
@@ -298,7 +300,7 @@ def test_of_a_loss_that_starts_below_0_no_share_is_left(monkeypatch):
         first_loss[0], off = -1.0, log(tried.max_lr / 0.1)
         return Probe(max_lr=tried.max_lr, length=tried.steps, steps=tried.steps, loss=-2 + 0.1 * off**2)
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     task = replace(quadratic(), model=lambda: nn.Sequential(Quadratic(), nn.BatchNorm1d(4)))
     found = search_peak(task, recipe(steps=2000), start=0.1, updates=180, plan=PLAN)
     assert found.max_lr == pytest.approx(0.1, rel=0.01)
@@ -334,9 +336,9 @@ def test_fp16_that_skips_every_update_ends():
         return replace(quadratic(), optimizer=make)
 
     assert search_peak(overflowing(0), recipe(), start=1.0, updates=100, plan=PLAN).max_lr is None
-    assert "skipped" in range_test(overflowing(15), recipe(), plan=PLAN).stopped[0][1]
+    assert "skipped" in sweep_rates(overflowing(15), recipe(), plan=PLAN).stopped[0][1]
     with pytest.raises(UserError, match="finite gradients"):
-        range_test(overflowing(0), recipe(), plan=PLAN)
+        sweep_rates(overflowing(0), recipe(), plan=PLAN)
     run = train(overflowing(15), recipe(), plan=PLAN)
     assert (run.stopped, run.steps) == ("diverged", 15)
 
@@ -350,7 +352,7 @@ def test_a_preset_keeps_its_shape_under_every_peak_that_is_tried(monkeypatch):
         steps = recipe.steps
         return Probe(max_lr=recipe.max_lr, length=steps, steps=steps, loss=1 + abs(log(recipe.max_lr)))
 
-    monkeypatch.setattr(probes, "_probe", probe)
+    monkeypatch.setattr(probes, "probe_cycle", probe)
     record = Recipe.preset("record", steps=100, batch_size=32, max_lr=2.0)
     search_peak(quadratic(), record, start=0.1, updates=180, plan=PLAN)
     assert [r.base_lr for r in tried] == pytest.approx([0.2 * r.max_lr for r in tried])

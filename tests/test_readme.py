@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import superconv
 from superconv.data import TensorSource
-from superconv.data.digits import load_digits
+from superconv.data.reading.digits import load_digits
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -43,5 +43,5 @@ def test_a_task_of_one_s_own(tmp_path, monkeypatch):
     scope |= {"make_model": lambda: torch.nn.Linear(64, 10), "images": images[200:], "labels": labels[200:]}
     scope |= {"held_out_images": images[:200], "held_out_labels": labels[:200]}
     exec(example("task"), scope)
-    assert scope["numbers"]["validation_accuracy"] > 0.9
-    assert Path("runs/mine/recipe.yaml").exists()
+    assert scope["result"].scores["validation_accuracy"] > 0.9
+    assert Path("runs/mine/report.html").exists()

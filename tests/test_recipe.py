@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superconv import optim
 from superconv.errors import UserError
 from superconv.recipe import Recipe, plain
+from superconv.training import optimizers
 
 
 def recipe(**fields) -> Recipe:
@@ -112,9 +112,9 @@ def test_a_cycle_that_cannot_be_built_says_why():
 
 def test_an_optimizer_without_weight_decay_serves_where_none_is_asked_for():
     plain = {"steps": 100, "batch_size": 1, "max_lr": 0.01, "optimizer": "Rprop", "optimizer_args": {}}
-    assert isinstance(optim.make(torch.nn.Linear(2, 2), Recipe(**plain, weight_decay=0.0)), torch.optim.Rprop)
+    assert isinstance(optimizers.make(torch.nn.Linear(2, 2), Recipe(**plain, weight_decay=0.0)), torch.optim.Rprop)
     with pytest.raises(UserError, match="Rprop takes no weight_decay"):
-        optim.make(torch.nn.Linear(2, 2), Recipe(**plain))
+        optimizers.make(torch.nn.Linear(2, 2), Recipe(**plain))
 
 
 def test_plain_values_only():

@@ -12,8 +12,9 @@ from report_files import comparison, write_run
 
 from superconv import files
 from superconv.errors import UserError
-from superconv.report.html import write_comparison, write_report
-from superconv.report.page import duration, score
+from superconv.report.html import write_report
+from superconv.report.words import duration, score
+from superconv.studies.compare_page import write_comparison
 
 
 class Parsed(HTMLParser):
@@ -69,7 +70,7 @@ def test_a_report_holds_what_matters(tmp_path: Path):
         "8.4 s",
         "3.1 s",
         "15,200",
-        f"Super-convergence: {verdict['verdict']}",
+        f"Super-convergence: {verdict['outcome']}",
         verdict["reason"],
         "range test over 150 updates: the plateau ends there",
         "0.00031",  # final_lr, which the recipe leaves to its rule

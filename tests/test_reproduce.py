@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from superconv import cli, files
+from superconv import cli
 from superconv.errors import Interrupted
-from superconv.paper import author, claims
-from superconv.paper import evidence as by
-from superconv.paper.arms import identity
-from superconv.paper.evidence import Evidence, Result
-from superconv.paper.experiments import chosen, experiments
-from superconv.paper.scales import CPU, GPU, SCALES, Length, total_minutes
-from superconv.report.reproduction import marks, write_page
-from superconv.studies import reproduce as study
-from superconv.studies.reproduce import CLAIMS, Store, evidence, finished, reproduce
-from superconv.studies.sweep import Failure
+from superconv.reproduction import author, claims
+from superconv.reproduction import evidence as by
+from superconv.reproduction import reproduce as study
+from superconv.reproduction.evidence import Evidence, Result
+from superconv.reproduction.experiment import identity
+from superconv.reproduction.experiments import chosen, experiments
+from superconv.reproduction.page import marks, write_page
+from superconv.reproduction.reproduce import evidence, finished, reproduce
+from superconv.reproduction.scales import CPU, GPU, SCALES, Length, total_minutes
+from superconv.reproduction.store import Store
+from superconv.runs.jobs import Failure
 
 approx = pytest.approx
 ROOT = Path(__file__).parents[1]
@@ -163,8 +164,9 @@ def test_a_toy_reproduction_is_made_once_goes_on_after_a_kill_and_gets_its_page(
     asked = chosen(TOY, ("fig1a", "table1", "fig2b", "fig5")).values()
     assert len(seen) == len(set(seen)) == len({identity(spec) for one in asked for spec in one.runs})
     make(tmp_path, "table1", report=lambda *_: pytest.fail("made twice"))
+    store = Store(tmp_path / "results" / "cpu")
 
-    entries = {entry["claim"]: entry for entry in files.read_json(store.folder / CLAIMS)}
+    entries = {entry["claim"]: entry for entry in store.claims()}
     gap = entries["gain-grows-as-images-shrink"]
     assert gap["verdict"] != "not run"
     assert len(gap["ours"]["values"]) == 2
@@ -176,7 +178,7 @@ def test_a_toy_reproduction_is_made_once_goes_on_after_a_kill_and_gets_its_page(
 
     page = write_page(tmp_path / "results", tmp_path / "docs" / "reproduction.md")
     assert_fresh(page, {"cpu": store})
-    (store.folder / CLAIMS).write_text("[]\n")
+    store.write_claims([])
     with pytest.raises(AssertionError):
         assert_fresh(page, {"cpu": store})
 
@@ -193,23 +195,23 @@ def assert_fresh(page: Path, stores: dict[str, Store]) -> None:
 
 def test_the_committed_page_is_made_from_the_committed_results():
     page, results = ROOT / "docs" / "reproduction.md", ROOT / "results" / "reproduction"
-    stores = {n: Store(results / n) for n in SCALES if (results / n / CLAIMS).exists()}
+    stores = {n: Store(results / n) for n in SCALES if Store(results / n).claims() is not None}
     assert "cpu" in stores
     assert_fresh(page, stores)
     for link in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
     for name, store in stores.items():
         judged = claims.judge(SCALES[name], evidence(SCALES[name], store))
-        assert files.read_json(store.folder / CLAIMS) == json.loads(json.dumps(judged)), f"superconv reproduce {name}"
+        assert store.claims() == json.loads(json.dumps(judged)), f"superconv reproduce {name}"
 
 
 KILLED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from superconv.paper.experiments import chosen
-from superconv.paper.scales import CPU, Length
-from superconv.studies.reproduce import reproduce
+from superconv.reproduction.experiments import chosen
+from superconv.reproduction.scales import CPU, Length
+from superconv.reproduction.reproduce import reproduce
 
 length = Length(images=200, cycle=300, piecewise=300)
 scale = replace(CPU, data="digits", held_out=100, batch_size=25, headline=length, seeds=1)
@@ -237,10 +239,9 @@ def test_what_is_killed_in_a_run_is_finished_by_the_same_command(tmp_path):
     process.wait()
     subprocess.run(command("cut"), check=True, capture_output=True)
     whole, cut = (Store(tmp_path / name / "results") for name in ("whole", "cut"))
-    found = sorted(path.name for path in whole.folder.glob("*.json"))
-    assert found == sorted(path.name for path in cut.folder.glob("*.json"))
-    for path in whole.folder.glob("[0-9a-f]" * 12 + ".json"):
-        first, second = (files.read_json(store.folder / path.name) for store in (whole, cut))
+    assert whole.results.keys() == cut.results.keys() != set()
+    for name, first in whole.results.items():
+        second = cut.results[name]
         assert first["numbers"]["test_accuracy"] == second["numbers"]["test_accuracy"]
         assert first["rows"] == second["rows"]
 
@@ -250,7 +251,7 @@ def test_seeds_more_or_fewer_are_judged_together(tmp_path):
     make(tmp_path, "fig1a", scale=one)
     make(tmp_path, "fig1a", scale=replace(TOY, seeds=3))
     make(tmp_path, "fig1a", scale=one)
-    entries = {e["claim"]: e for e in files.read_json(tmp_path / "results" / "cpu" / CLAIMS)}
+    entries = {e["claim"]: e for e in Store(tmp_path / "results" / "cpu").claims()}
     assert len(entries["one-cycle-is-better"]["ours"]["values"]) == 3
 
 
@@ -271,7 +272,7 @@ def test_what_fails_is_said_and_tried_again(tmp_path, monkeypatch):
     make(tmp_path, "cifar100")
     assert len(tried) == len({identity(spec) for spec in tried}) > 0  # by the next command, not by this one
     folder = tmp_path / "results" / "cpu"
-    entry = next(e for e in files.read_json(folder / CLAIMS) if e["claim"] == "cifar100")
+    entry = next(e for e in Store(folder).claims() if e["claim"] == "cifar100")
     assert (entry["verdict"], entry["why"]) == ("not run", "the data are absent")
     assert finished(experiments(TOY)["cifar100"], Store(folder)) == 0
 
@@ -286,7 +287,7 @@ def test_minutes_leave_what_does_not_fit(tmp_path):
     slow = replace(TOY, paces={"resnet8-author": 1.0})
     left = make(tmp_path, "fig1a", scale=slow, minutes=0.1)
     assert len(left) == 4
-    assert not list((tmp_path / "results").rglob("[0-9a-f]" * 12 + ".json"))
+    assert not Store(tmp_path / "results" / "cpu").results
 
 
 def test_the_list_and_its_errors(tmp_path, capsys):

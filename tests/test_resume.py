@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_tasks import PLAN, quadratic, recipe
+from small_tasks import PLAN, kept, quadratic, recipe
 from torch import nn
 
 from superconv.errors import UserError
 from superconv.training import loop
 from superconv.training.averaging import Lookahead
-from superconv.training.broken import CollapseHook
+from superconv.training.collapse import CollapseHook
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 
@@ -40,7 +40,9 @@ def test_a_network_that_died_before_the_interruption_has_broken_down_after_it(tm
         module[0].bias.data.fill_(-1e3)
 
     def run(*hooks: Hook):
-        return train(task, recipe(max_lr=0.01), plan=PLAN, folder=tmp_path, resume=True, hooks=[*hooks, CollapseHook()])
+        return train(
+            task, recipe(max_lr=0.01), plan=PLAN, **kept(tmp_path), resume=True, hooks=[*hooks, CollapseHook()]
+        )
 
     assert run(Stops(50, dies)).stopped == "interrupted"
     assert run().stopped == "diverged"
@@ -49,7 +51,7 @@ def test_a_network_that_died_before_the_interruption_has_broken_down_after_it(tm
 def test_lookahead_goes_on_with_its_average(tmp_path):
     def run(folder: str, *hooks: Hook):
         (tmp_path / folder).mkdir(exist_ok=True)
-        options = {"plan": PLAN, "folder": tmp_path / folder, "resume": True, "hooks": [*hooks, Lookahead()]}
+        options = {"plan": PLAN, **kept(tmp_path / folder), "resume": True, "hooks": [*hooks, Lookahead()]}
         return train(quadratic(), recipe(max_lr=0.05), **options)
 
     whole = run("whole")
@@ -79,7 +81,7 @@ def test_buffers_that_are_made_or_grow_while_training_are_resumed(tmp_path, pers
 
     def run(folder: str, *hooks: Hook):
         (tmp_path / folder).mkdir(exist_ok=True)
-        return train(task, recipe(max_lr=0.05), plan=PLAN, folder=tmp_path / folder, resume=True, hooks=hooks)
+        return train(task, recipe(max_lr=0.05), plan=PLAN, **kept(tmp_path / folder), resume=True, hooks=hooks)
 
     whole = run("whole")
     run("cut", Stops(100))
@@ -99,7 +101,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 
     torch.save({"model": Evil()}, tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match="cannot be resumed from"):
-        train(quadratic(), recipe(), plan=PLAN, folder=tmp_path, resume=True)
+        train(quadratic(), recipe(), plan=PLAN, **kept(tmp_path), resume=True)
     assert not marker.exists()
 
 
@@ -116,5 +118,5 @@ def test_a_killed_run_loses_no_more_than_the_minutes_between_checkpoints(tmp_pat
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     with pytest.raises(RuntimeError, match="plug"):
-        train(quadratic(), recipe(), plan=PLAN, folder=tmp_path, checkpoint_minutes=1.0, hooks=[Slow()])
+        train(quadratic(), recipe(), plan=PLAN, **kept(tmp_path), checkpoint_minutes=1.0, hooks=[Slow()])
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 35

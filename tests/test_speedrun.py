@@ -116,7 +116,7 @@ def test_biases_of_batch_norms_have_64_times_the_rate_and_the_same_decay():
 
 def trainer_of(module: nn.Module, steps: int) -> SimpleNamespace:
     recipe = Recipe(steps=steps, batch_size=1, max_lr=1.0)
-    return SimpleNamespace(model=SimpleNamespace(module=module), recipe=recipe, step=0)
+    return SimpleNamespace(module=module, recipe=recipe, step=0)
 
 
 def test_lookahead_follows_its_definition():

@@ -20,11 +20,14 @@ import torch
 from superconv import cli
 from superconv.errors import Interrupted, UserError
 from superconv.recipe import Recipe
-from superconv.specs import Comparison, ImageTask, RunSpec
+from superconv.runs.executors import Pool, Ray
+from superconv.runs.folder import RunFolder
+from superconv.runs.jobs import Failure, InProcess, Job, make_all
+from superconv.runs.runner import run_all
+from superconv.specs.image_task import ImageTask
+from superconv.specs.run import RunSpec
+from superconv.specs.studies import Comparison
 from superconv.studies.compare import compare
-from superconv.studies.executors import Pool, Ray
-from superconv.studies.runner import run_all
-from superconv.studies.sweep import Failure, InProcess, Job, sweep
 
 PLAN = "fp32,channels_last,eager,threads=1"
 MODEL = """
@@ -214,16 +217,15 @@ class Recorder:
         for job in jobs:
             if job.spec.seed in self.killers:
                 raise OSError("gone")
-            job.folder.mkdir(parents=True)
-            (job.folder / "run.json").write_text(json.dumps({"seed": job.spec.seed}))
+            job.folder.numbers.write({"seed": job.spec.seed})
         return [{"seed": job.spec.seed} for job in jobs]
 
 
 def test_of_a_lost_bundle_only_the_run_in_progress_is_charged(tmp_path):
-    jobs = [Job(spec=spec(seed), folder=tmp_path / str(seed)) for seed in range(8)]
-    jobs.append(Job(spec=spec(8, steps=500), folder=tmp_path / "8"))
+    jobs = [Job(spec=spec(seed), folder=RunFolder(tmp_path / str(seed))) for seed in range(8)]
+    jobs.append(Job(spec=spec(8, steps=500), folder=RunFolder(tmp_path / "8")))
     recorder = Recorder({1})
-    outcomes = {job.spec.seed: outcome for job, outcome in sweep(jobs, dict, executor=recorder)}
+    outcomes = {job.spec.seed: outcome for job, outcome in make_all(jobs, dict, executor=recorder)}
     assert outcomes.pop(1) == Failure(reason="killed: gone", attempts=2)
     assert outcomes == {seed: {"seed": seed} for seed in (0, 2, 3, 4, 5, 6, 7, 8)}
     assert sorted(recorder.submitted) == [[0, 1, 2, 3, 4], [1], [2, 3, 4], [5, 6, 7], [8]]

@@ -14,8 +14,8 @@ from superconv.data.source import TensorSource
 from superconv.errors import UserError
 from superconv.models.dropout import dropout_rates
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
-from superconv.training.estimate import EstimateHook, Estimation
+from superconv.specs.image_task import ImageTask
+from superconv.training.estimation import EstimateHook, Estimation
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.scores import Scores

@@ -11,17 +11,18 @@ from typing import ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_tasks import kept
 from torch import nn
 
 from superconv.data.source import TensorSource
 from superconv.history import read
 from superconv.integrations.tensorboard import TensorBoardLogger
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
 from superconv.training.hooks import Hook, Stages
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
-from superconv.training.sweeps import range_test
+from superconv.training.sweep import sweep_rates
 from superconv.training.task import Task, image_task
 
 CPU = ExecutionPlan(device="cpu")
@@ -92,7 +93,7 @@ def test_the_caller_s_random_state_is_left_alone(task):
 
 def test_a_range_test_before_training_changes_nothing(task):
     alone = train(task, recipe(), plan=CPU).model
-    range_test(task, recipe(), steps=20, max_lr=3.0, evaluate_every=5, plan=CPU)
+    sweep_rates(task, recipe(), steps=20, max_lr=3.0, evaluate_every=5, plan=CPU)
     assert same(train(task, recipe(), plan=CPU).model, alone)
 
 
@@ -102,10 +103,10 @@ def test_a_run_stopped_by_an_error_and_resumed_equals_an_unbroken_one(task, tmp_
             if trainer.step == 37:
                 raise RuntimeError("pulled the plug")
 
-    whole = train(task, recipe(), plan=CPU, folder=tmp_path / "whole")
+    whole = train(task, recipe(), plan=CPU, **kept(tmp_path / "whole"))
     with pytest.raises(RuntimeError, match="pulled"):
-        train(task, recipe(), plan=CPU, folder=tmp_path / "cut", checkpoint_steps=10, hooks=[Stop()])
-    resumed = train(task, recipe(), plan=CPU, folder=tmp_path / "cut", resume=True)
+        train(task, recipe(), plan=CPU, **kept(tmp_path / "cut"), checkpoint_steps=10, hooks=[Stop()])
+    resumed = train(task, recipe(), plan=CPU, **kept(tmp_path / "cut"), resume=True)
     assert same(resumed.model, whole.model)
 
     def rows(name):
@@ -125,9 +126,9 @@ def test_several_optimizers_and_adam_resume_too(task, tmp_path):
     mixed = replace(task, optimizer=two)
     whole = train(mixed, recipe(), plan=CPU).model
     interrupt = Interrupt(25)
-    cut = train(mixed, recipe(), plan=CPU, folder=tmp_path, hooks=[interrupt])
+    cut = train(mixed, recipe(), plan=CPU, **kept(tmp_path), hooks=[interrupt])
     assert (cut.stopped, cut.steps, cut.scores) == ("interrupted", 25, {})
-    assert same(train(mixed, recipe(), plan=CPU, folder=tmp_path, resume=True).model, whole)
+    assert same(train(mixed, recipe(), plan=CPU, **kept(tmp_path), resume=True).model, whole)
 
 
 class Interrupt(Hook):
@@ -195,7 +196,7 @@ def test_hooks_see_every_update_and_every_row(task, tmp_path):
             self.ends += 1
 
     count = Count()
-    train(task, recipe(), plan=CPU, folder=tmp_path, hooks=[count], evaluations=4)
+    train(task, recipe(), plan=CPU, **kept(tmp_path), hooks=[count], evaluations=4)
     history = read(tmp_path / "history.jsonl")
     assert (count.updates, count.ends) == (60, 1)
     assert count.rows == [row["step"] for row in history] == list(range(1, 61))
@@ -216,10 +217,10 @@ def test_a_regression_with_only_a_loss(tmp_path):
         loss=nn.functional.mse_loss,
         metric=None,
     )
-    run = train(task, recipe(optimizer="AdamW", optimizer_args={}, steps=300), plan=CPU, folder=tmp_path)
+    run = train(task, recipe(optimizer="AdamW", optimizer_args={}, steps=300), plan=CPU, **kept(tmp_path))
     assert run.scores.keys() == {"validation_loss"}
     assert run.scores["validation_loss"] < 0.01
-    curve = range_test(task, recipe(optimizer="AdamW", optimizer_args={}), steps=50, max_lr=1.0, plan=CPU)
+    curve = sweep_rates(task, recipe(optimizer="AdamW", optimizer_args={}), steps=50, max_lr=1.0, plan=CPU)
     assert curve.metric == "loss"
     assert curve.train_loss[-1] is not None
 
@@ -285,7 +286,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_so(tmp_path):
 
 def test_the_tensorboard_hook_writes_every_number(task, tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(task, recipe(), plan=CPU, folder=tmp_path, hooks=[TensorBoardLogger(tmp_path / "tb")], evaluations=2)
+    train(task, recipe(), plan=CPU, **kept(tmp_path), hooks=[TensorBoardLogger(tmp_path / "tb")], evaluations=2)
     events = event_accumulator.EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     history = read(tmp_path / "history.jsonl")
@@ -329,7 +330,7 @@ def test_fp16_skips_are_not_steps(task):
 
 
 def test_a_run_has_about_the_rows_that_it_is_told(task, tmp_path):
-    train(task, recipe(), plan=CPU, folder=tmp_path, rows=4, evaluations=0)
+    train(task, recipe(), plan=CPU, **kept(tmp_path), rows=4, evaluations=0)
     assert [row["step"] for row in read(tmp_path / "history.jsonl")] == [15, 30, 45, 60]
 
 
@@ -345,5 +346,5 @@ def test_hooks_end_when_a_sweep_is_broken_off():
 
     hook = Breaks()
     with pytest.raises(KeyboardInterrupt):
-        range_test(image_task(ImageTask(data="digits")), max_lr=1.0, steps=20, hooks=[hook])
+        sweep_rates(image_task(ImageTask(data="digits")), max_lr=1.0, steps=20, hooks=[hook])
     assert hook.ended == 1

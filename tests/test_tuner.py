@@ -17,18 +17,19 @@ from superconv.rates.agreement import compare_estimate
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import Verdict, judge
 from superconv.recipe import Recipe
-from superconv.specs import Choices
-from superconv.studies import pace as pace_module
-from superconv.studies import tuner
+from superconv.search import pace as pace_module
+from superconv.search import recipe as tuner
+from superconv.search.decay import balanced_decay
+from superconv.search.pace import Pace, measure_pace
+from superconv.search.peak import PeakSearch
+from superconv.search.recipe import _judged, budget, find_recipe
+from superconv.search.settle import settle
+from superconv.specs.choices import Choices
 from superconv.studies.fit import fit
-from superconv.studies.kind import kind_of
-from superconv.studies.pace import Pace, measure_pace
-from superconv.studies.probes import PeakSearch
-from superconv.studies.tuner import _judged, balanced_decay, budget, find_recipe, outline
-from superconv.training import sweeps
+from superconv.training import sweep as sweeps
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
-from superconv.training.sweeps import range_test
+from superconv.training.sweep import sweep_rates
 
 
 def test_a_network_that_nothing_trains_is_said_in_one_line():
@@ -64,7 +65,7 @@ class Rates(Hook):
             optimizer.optimizer.register_step_pre_hook(lambda o, *_, own=own: own.append(o.param_groups[0]["lr"]))
 
 
-@pytest.mark.parametrize("run", [train, range_test])
+@pytest.mark.parametrize("run", [train, sweep_rates])
 def test_several_optimizers_keep_their_ratio(run):
     rates = Rates()
     run(replace(quadratic(), model=Halves, optimizer=two_optimizers), recipe(max_lr=0.01), plan=PLAN, hooks=[rates])
@@ -74,13 +75,13 @@ def test_several_optimizers_keep_their_ratio(run):
 
 
 def test_the_optimizers_themselves_say_which_rules_hold():
-    heavy = kind_of(quadratic(), recipe())
+    heavy = quadratic().traits(recipe())
     assert (heavy.heavy_ball, heavy.momentum, heavy.decoupled) == (True, True, False)
     own = replace(quadratic(), optimizer=lambda model, recipe: torch.optim.AdamW(model.parameters()))
-    assert (kind_of(own, recipe()).heavy_ball, kind_of(own, recipe()).decoupled) == (False, True)
+    assert (own.traits(recipe()).heavy_ball, own.traits(recipe()).decoupled) == (False, True)
     found = find_recipe(own, Choices(steps=50), plan=PLAN)
     assert 1e-2 <= found.recipe.weight_decay <= 1e-1
-    several = kind_of(replace(quadratic(), model=Halves, optimizer=two_optimizers), recipe())
+    several = replace(quadratic(), model=Halves, optimizer=two_optimizers).traits(recipe())
     assert (several.heavy_ball, several.decoupled) == (False, False)
 
 
@@ -159,23 +160,24 @@ def test_the_unit_of_the_loss_moves_the_peak_and_nothing_else(unit, steps):
 
 
 def test_the_share_of_the_search_is_the_users():
-    found = find_recipe(quadratic(), steps=2000, search=0.15, plan=PLAN)
+    found = find_recipe(quadratic(), Choices(steps=2000, search=0.15), plan=PLAN)
     assert 200 < found.peak.updates + found.search.updates <= 300
     with pytest.raises(UserError, match="search"):
-        find_recipe(quadratic(), search=-1, plan=PLAN)
+        find_recipe(quadratic(), Choices(search=-1), plan=PLAN)
 
 
 @pytest.mark.parametrize("preset", ["paper", "record"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 15])
 def test_runs_of_a_few_updates_have_a_recipe(steps, preset):
-    made = Choices(preset=preset).recipe(batch_size=32, steps=steps, max_lr=0.3, reasons={})
+    settled, _ = settle(quadratic(), Choices(preset=preset, steps=steps, batch_size=32))
+    made = settled.at(0.3)
     rate = made.learning_rate()
     assert max(map(rate, range(steps))) == 0.3
-    assert made.reasons.keys() <= {"annihilation", "schedule"}
+    assert made.reasons.keys() - {"batch_size", "momentum", "steps"} <= {"annihilation", "schedule"}
 
 
 def test_one_epoch_of_a_tiny_set_is_searched_and_trained(tmp_path):
-    numbers = fit(quadratic(270), tmp_path, Choices(epochs=1), plan=PLAN)
+    numbers = fit(quadratic(270), tmp_path, epochs=1, plan=PLAN).numbers
     assert (numbers["steps"], numbers["stopped"]) == (8, None)
     assert "8 updates" in Recipe.load(tmp_path / "recipe.yaml").reasons["annihilation"]
 
@@ -183,7 +185,7 @@ def test_one_epoch_of_a_tiny_set_is_searched_and_trained(tmp_path):
 def test_what_makes_no_recipe_is_said_before_the_search():
     for wrong in ({"steps": 0}, {"steps": 50, "batch_size": 32, "accumulate": 3}, {"epochs": 1, "steps": 5}):
         with pytest.raises(UserError):
-            outline(quadratic(), Choices(**wrong))
+            settle(quadratic(), Choices(**wrong))
 
 
 def test_nothing_is_chosen_on_the_test_split():
@@ -237,14 +239,14 @@ def test_of_both_methods_the_lesser_rate_is_taken(estimate, taken):
     agreement = compare_estimate(Verdict("likely", 0.01, 1.0, None, 100.0, 1.0, ""), [0.1], [estimate])
     search = SimpleNamespace(agreement=agreement)
     peak = PeakSearch(max_lr=0.3, probes=(), reason="short cycles")
-    assert _judged(quadratic(), search, peak, Choices(max_lr_from="both"))[0] == taken
-    assert _judged(quadratic(), search, peak, Choices())[0] == 0.3
+    assert _judged(quadratic(), search, peak, Choices(max_lr_from="both")).value == taken
+    assert _judged(quadratic(), search, peak, Choices()).value == 0.3
 
 
 def test_a_resumed_fit_knows_what_its_search_took(tmp_path):
-    first = fit(quadratic(), tmp_path, Choices(steps=30), plan=PLAN)
+    first = fit(quadratic(), tmp_path, steps=30, plan=PLAN).numbers
     (tmp_path / "run.json").unlink()
-    assert fit(quadratic(), tmp_path, Choices(steps=30), plan=PLAN)["search_seconds"] == first["search_seconds"] > 0
+    assert fit(quadratic(), tmp_path, steps=30, plan=PLAN).numbers["search_seconds"] == first["search_seconds"] > 0
 
 
 def test_what_is_not_searched_has_its_reasons_too():
@@ -260,31 +262,33 @@ def test_what_is_not_searched_has_its_reasons_too():
 
 def test_dropout_is_what_the_epochs_leave_room_for():
     dropping = replace(quadratic(320), model=lambda: nn.Sequential(Quadratic(), nn.Dropout(0.2), nn.Dropout(0.1)))
-    recipes = [find_recipe(dropping, plan=PLAN, batch_size=32, max_lr=0.1, epochs=epochs).recipe for epochs in (4, 40)]
+    recipes = [
+        find_recipe(dropping, Choices(batch_size=32, max_lr=0.1, epochs=epochs), plan=PLAN).recipe for epochs in (4, 40)
+    ]
     assert [recipe.dropout for recipe in recipes] == [0.1, 0.2]
     assert recipes[1].reasons["dropout"] == "as the network has it"
-    probed = find_recipe(dropping, plan=PLAN, batch_size=32, epochs=4, optimizer="AdamW")
+    probed = find_recipe(dropping, Choices(batch_size=32, epochs=4, optimizer="AdamW"), plan=PLAN)
     assert probed.recipe.dropout == 0.1
-    pinned = find_recipe(dropping, plan=PLAN, max_lr=0.1, epochs=4, dropout=0.15).recipe
+    pinned = find_recipe(dropping, Choices(max_lr=0.1, epochs=4, dropout=0.15), plan=PLAN).recipe
     assert (pinned.dropout, pinned.reasons["dropout"]) == (0.15, "given")
-    without = find_recipe(quadratic(320), plan=PLAN, max_lr=0.1, epochs=4).recipe
+    without = find_recipe(quadratic(320), Choices(max_lr=0.1, epochs=4), plan=PLAN).recipe
     assert without.dropout is None
     assert "dropout" not in without.reasons
-    unused = find_recipe(quadratic(320), plan=PLAN, max_lr=0.1, epochs=4, dropout=0.3).recipe
+    unused = find_recipe(quadratic(320), Choices(max_lr=0.1, epochs=4, dropout=0.3), plan=PLAN).recipe
     assert unused.reasons["dropout"].endswith("no layers of it")
 
 
 def test_automatic_batches_divide_among_processes_and_parts(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert outline(quadratic(10_000), Choices()).batch_size == 255
-    assert outline(quadratic(), Choices(accumulate=2)).batch_size == 30
+    assert settle(quadratic(10_000), Choices())[0].look.batch_size == 255
+    assert settle(quadratic(), Choices(accumulate=2))[0].look.batch_size == 30
 
 
 def test_a_recipe_file_settles_what_it_has(tmp_path):
     path = tmp_path / "recipe.yaml"
     whole = Recipe.preset("record", steps=77, batch_size=16, max_lr=0.123456, weight_decay=3e-4, clip_norm=1.0)
     path.write_text(whole.to_yaml())
-    again = find_recipe(quadratic(), recipe_file=str(path), plan=PLAN)
+    again = find_recipe(quadratic(), Choices(recipe_file=str(path)), plan=PLAN)
     assert again.search is None
     assert replace(again.recipe, reasons={}) == whole
     longer = find_recipe(quadratic(), Choices(epochs=4, max_lr=0.5, recipe_file=str(path)), plan=PLAN).recipe
@@ -295,23 +299,25 @@ def test_a_recipe_file_settles_what_it_has(tmp_path):
     assert part.search is not None
     assert (part.recipe.weight_decay, part.recipe.warmup, part.recipe.steps) == (1e-3, 0.3, 60)
     path.write_text("schedule: cosine\noptimizer: AdamW\naccumulate: 2\n")
-    given = outline(quadratic(), Choices(recipe_file=str(path), schedule="one_cycle", optimizer="SGD", accumulate=1))
+    given = settle(quadratic(), Choices(recipe_file=str(path), schedule="one_cycle", optimizer="SGD", accumulate=1))[
+        0
+    ].look
     assert (given.schedule, given.optimizer, given.accumulate) == ("one_cycle", "SGD", 1)
-    left = outline(quadratic(), Choices(recipe_file=str(path)))
+    left = settle(quadratic(), Choices(recipe_file=str(path)))[0].look
     assert (left.schedule, left.optimizer, left.accumulate) == ("cosine", "AdamW", 2)
     path.write_text("min_momentum: null\n")
-    assert outline(quadratic(), Choices(recipe_file=str(path))).min_momentum is None
-    assert outline(quadratic(), Choices()).min_momentum == 0.85
+    assert settle(quadratic(), Choices(recipe_file=str(path)))[0].look.min_momentum is None
+    assert settle(quadratic(), Choices())[0].look.min_momentum == 0.85
     path.write_text("weight_decoy: 1e-3\n")
     with pytest.raises(UserError, match="weight_decoy"):
-        outline(quadratic(), Choices(recipe_file=str(path)))
+        settle(quadratic(), Choices(recipe_file=str(path)))
 
 
 def test_a_few_epochs_are_cut_into_smaller_batches():
     task = quadratic(40_000)
-    assert outline(task, Choices(epochs=1)).batch_size == 32
-    assert outline(task, Choices(epochs=20)).batch_size == 256
-    assert outline(task, Choices(epochs=1, batch_size=200)).batch_size == 200
+    assert settle(task, Choices(epochs=1))[0].look.batch_size == 32
+    assert settle(task, Choices(epochs=20))[0].look.batch_size == 256
+    assert settle(task, Choices(epochs=1, batch_size=200))[0].look.batch_size == 200
 
 
 def test_decay_falls_as_rate_length_and_momentum_grow():

@@ -56,7 +56,7 @@ def noise(n, scale, seed=0):
 @pytest.mark.parametrize("metric", ["test_accuracy", "train_accuracy", "train_loss"])
 def test_the_authors_range_tests(shared_logs, name, verdict, metric):
     found = judge(Curve.from_csv(shared_logs / f"{name}.csv", metric=metric))
-    assert found.verdict == verdict, found
+    assert found.outcome == verdict, found
     assert found.confidence >= 0.9
     assert (found.lr_edge is None) == (verdict == "likely")
     if verdict == "likely":
@@ -72,31 +72,31 @@ def test_the_authors_range_tests(shared_logs, name, verdict, metric):
 @pytest.mark.parametrize("metric", ["test_accuracy", "train_accuracy"])
 @pytest.mark.parametrize("rows", [slice(None, None, 2), slice(None, None, 4), slice(1, None, 2)])
 def test_fewer_points_change_nothing(shared_logs, name, verdict, metric, rows):
-    assert judge(part(Curve.from_csv(shared_logs / f"{name}.csv", metric=metric), rows)).verdict == verdict
+    assert judge(part(Curve.from_csv(shared_logs / f"{name}.csv", metric=metric), rows)).outcome == verdict
 
 
 @logs
 @pytest.mark.parametrize("share", [0.65, 0.8, 0.9])
 def test_a_sweep_cut_short_changes_nothing(shared_logs, name, verdict, share):
     curve = Curve.from_csv(shared_logs / f"{name}.csv")
-    assert judge(part(curve, slice(round(share * len(curve.lr))))).verdict == verdict
+    assert judge(part(curve, slice(round(share * len(curve.lr))))).outcome == verdict
 
 
 @logs
 def test_noise_and_scale_change_nothing(shared_logs, name, verdict):
     lr, values = Curve.from_csv(shared_logs / f"{name}.csv").signal()
     for seed in range(5):
-        assert judge(curve_of(lr, values + noise(len(lr), 0.04, seed))).verdict == verdict
+        assert judge(curve_of(lr, values + noise(len(lr), 0.04, seed))).outcome == verdict
     plain, percent = judge(curve_of(lr, values)), judge(curve_of(lr, 100 * values))
     assert percent.lr_max == plain.lr_max
-    assert percent.verdict == verdict
+    assert percent.outcome == verdict
 
 
 def test_a_plateau_cut_before_any_fall_below_a_rate_of_1_is_not_called_likely(shared_logs):
     for name in UNLIKELY:
         lr, values = Curve.from_csv(shared_logs / f"{name}.csv").signal()
         found = judge(curve_of(lr[lr < 0.4], values[lr < 0.4]))
-        assert (found.verdict, found.lr_edge, found.lr_max) == ("inconclusive", None, lr[lr < 0.4][-1])
+        assert (found.outcome, found.lr_edge, found.lr_max) == ("inconclusive", None, lr[lr < 0.4][-1])
         assert "extend the sweep" in found.reason
 
 
@@ -107,7 +107,7 @@ def test_a_slow_sweep_that_falls_at_its_end_is_unlikely(shared_logs):
         fallen = np.where(lr > 0.5, 0.2, values)
         for end in (0.53, 0.61, 0.7):
             found = judge(curve_of(lr[lr < end], fallen[lr < end]))
-            assert found.verdict == "unlikely"
+            assert found.outcome == "unlikely"
             assert found.lr_edge == pytest.approx(0.5, abs=0.01)
 
 
@@ -119,7 +119,7 @@ def test_a_slow_sweep_that_falls_at_its_end_is_unlikely(shared_logs):
 def test_a_peak_is_unlikely_and_its_bounds_lie_on_it(n, scale):
     for lr in (np.linspace(0, 1, n), np.geomspace(1e-5, 10, n)):
         found = judge(curve_of(lr, bump(lr, rise=0.06, edge=0.5) + noise(n, scale)))
-        assert found.verdict == "unlikely"
+        assert found.outcome == "unlikely"
         assert 0.4 < found.lr_edge < 0.85
         assert 0.05 < found.lr_min <= found.lr_max < 0.5
         assert found.base_lr == found.lr_max / 10
@@ -130,7 +130,7 @@ def test_a_peak_is_unlikely_and_its_bounds_lie_on_it(n, scale):
 def test_a_plateau_over_decades_is_likely_although_it_ends(n):
     lr = np.geomspace(1e-6, 10, n)
     found = judge(curve_of(lr, bump(lr, rise=0.0005, edge=0.3) + noise(n, 0.02)))
-    assert found.verdict == "likely"
+    assert found.outcome == "likely"
     assert 0.2 < found.lr_edge < 0.6
     assert 0.1 < found.lr_max < 0.25
 
@@ -140,7 +140,7 @@ def test_the_loss_alone_of_a_language_model(n):
     lr = np.geomspace(1e-6, 1, n)
     loss = 10.8 - 4.3 / (1 + (3e-4 / lr) ** 2) + np.minimum(1e4, np.where(lr > 0.006, (lr / 0.006) ** 2, 0))
     found = judge(curve_of(lr, loss + noise(n, 0.1), loss=True))
-    assert found.verdict == "unlikely"
+    assert found.outcome == "unlikely"
     assert 0.006 < found.lr_edge < 0.016
     assert 0.003 < found.lr_max < 0.01
     assert "training loss" in found.reason
@@ -150,7 +150,7 @@ def test_the_loss_alone_of_a_language_model(n):
 def test_a_curve_that_still_rises_is_inconclusive_and_keeps_the_end_of_the_sweep(end):
     lr = np.linspace(0, end, 100)
     found = judge(curve_of(lr, 0.1 + 0.6 * lr / end + noise(100, 0.02)))
-    assert (found.verdict, found.lr_edge, found.lr_max) == ("inconclusive", None, end)
+    assert (found.outcome, found.lr_edge, found.lr_max) == ("inconclusive", None, end)
     assert "extend the sweep" in found.reason
 
 
@@ -165,7 +165,7 @@ def test_where_nothing_was_learned_there_are_no_rates():
         curve_of([], []),
     ]
     for found in map(judge, flat):
-        assert (found.verdict, found.lr_min, found.lr_max, found.lr_edge, found.width, found.base_lr) == (
+        assert (found.outcome, found.lr_min, found.lr_max, found.lr_edge, found.width, found.base_lr) == (
             "inconclusive",
             *(None,) * 5,
         )
@@ -180,7 +180,7 @@ def test_a_sweep_that_stopped_ends_at_its_edge():
     values = 0.9 - 0.8 * np.exp(-lr / 0.1) + noise(50, 0.02)
     assert judge(curve_of(lr, values)).lr_edge is None
     found = judge(curve_of(lr, values, stopped=True))
-    assert (found.verdict, found.lr_edge, found.lr_max) == ("unlikely", 1.0, 1 / 1.5)
+    assert (found.outcome, found.lr_edge, found.lr_max) == ("unlikely", 1.0, 1 / 1.5)
 
 
 @pytest.mark.parametrize(("bad", "loss"), [(np.nan, False), (np.nan, True), (np.inf, True), (1e30, True)])
@@ -197,14 +197,14 @@ def test_how_deep_a_metric_falls_says_nothing_of_where_it_rose(bottom):
     """R² and likelihoods have no lower bound."""
     lr = np.geomspace(1e-5, 1, 100)
     found = judge(curve_of(lr, np.where(lr < 5e-2, bump(lr, rise=4e-3, edge=1.0, chance=0.0), bottom)))
-    assert found.verdict != "likely"
+    assert found.outcome != "likely"
     assert found.lr_min > 2e-3
     assert 4e-2 < found.lr_edge < 6e-2
 
 
 def test_the_first_loss_of_a_network_without_statistics_is_no_scale(shared_logs):
     found = judge(Curve.from_csv(shared_logs / "lrRange3SS520kDropuoutFig10a.csv", metric="test_loss"))
-    assert found.verdict == "likely"  # its first test loss is 87.3
+    assert found.outcome == "likely"  # its first test loss is 87.3
     assert found.lr_min < 0.2
 
 
@@ -215,7 +215,7 @@ def test_a_stopped_seed_counts_as_fallen_beside_the_others():
     lr = np.linspace(0, 3, 120)
     values = 0.9 - 0.8 * np.exp(-lr / 0.1)
     good = [curve_of(lr, values + noise(120, 0.03, s), seed=s) for s in range(2)]
-    assert judge(merge(good)).verdict == "likely"
+    assert judge(merge(good)).outcome == "likely"
     broken = curve_of(lr[:40], values[:40], seed=9, stopped=True)
     found = judge(merge([*good, broken]))
     assert found.lr_edge == pytest.approx(lr[40], abs=0.1)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,7 +24,7 @@ class History:
 
     def __init__(self, path: Path, *, until: int = 0) -> None:
         kept = [row for row in read(path) if (row["step"] or 0) <= until] if until and path.exists() else []
-        write_text(path, "".join(_line(row) for row in kept))
+        write(path, kept)
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, float | None]) -> None:
@@ -43,6 +43,11 @@ class History:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def write(path: Path, rows: Iterable[Mapping[str, float | None]]) -> None:
+    """Write a whole history."""
+    write_text(path, "".join(map(_line, rows)))
 
 
 def read(path: Path) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import log2
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -164,11 +163,6 @@ class Recipe:
         others = {"steps": 100, "batch_size": value.get("accumulate", 1), "max_lr": 1.0}
         whole = files.checked(cls, {**others, **value}, source=path)
         return {name: getattr(whole, name) for name in value if name != "reasons"}
-
-
-def batch_size_for(samples: int) -> int:
-    """A fortieth of the data, as a power of two from 32 to 256."""
-    return 1 << min(8, max(5, round(log2(max(samples, 1) / 40))))
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

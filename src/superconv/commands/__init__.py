@@ -3,20 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from superconv import cli
-from superconv.commands import look, reproduce, study, train
+from superconv.commands import look, options, reproduce, study, train
 
 COMMANDS: Mapping[type, Callable[[Any, str], None]] = {
-    cli.Fit: train.fit,
-    cli.RangeTest: train.range_test,
-    cli.Train: train.train,
-    cli.Estimate: train.estimate,
-    cli.Compare: study.compare,
-    cli.Balance: study.balance,
-    cli.Reproduce: reproduce.reproduce,
-    cli.Speedrun: study.speedrun,
-    cli.Judge: look.judge,
-    cli.Report: look.report,
-    cli.Predict: look.predict,
-    cli.Doctor: look.doctor,
+    options.Fit: train.fit,
+    options.RangeTest: train.range_test,
+    options.Train: train.train,
+    options.Estimate: train.estimate,
+    options.Compare: study.compare,
+    options.Balance: study.balance,
+    options.Reproduce: reproduce.reproduce,
+    options.Speedrun: study.speedrun,
+    options.Judge: look.judge,
+    options.Report: look.report,
+    options.Predict: look.predict,
+    options.Doctor: look.doctor,
 }

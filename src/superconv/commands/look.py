@@ -8,17 +8,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from superconv import cli, files
-from superconv.commands.common import console, print_verdict
+from superconv import files
+from superconv.commands import options
 from superconv.errors import UserError
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import judge as judge_curve
+from superconv.report.terminal import console, print_verdict
 
 
-def judge(command: cli.Judge, line: str) -> None:
+def judge(command: options.Judge, line: str) -> None:
     """`superconv judge`."""
     is_json = command.curve.suffix == ".json"
-    if is_json and (command.metric != cli.Judge.metric or command.lower_is_better):
+    if is_json and (command.metric != options.Judge.metric or command.lower_is_better):
         raise UserError("--metric and --lower-is-better are for a CSV: a range_test.json says them itself")
     if is_json:
         value = files.read_json(command.curve)
@@ -38,20 +39,21 @@ def judge(command: cli.Judge, line: str) -> None:
         print_verdict(verdict)
 
 
-def report(command: cli.Report, line: str) -> None:
+def report(command: options.Report, line: str) -> None:
     """`superconv report`."""
     from superconv.report.html import write_report
+    from superconv.runs.folder import RunFolder
 
     single = len(command.runs) == 1
-    out = command.out or (command.runs[0] / "report.html" if single else Path("comparison.html"))
+    out = command.out or (RunFolder(command.runs[0]).report if single else Path("comparison.html"))
     console.print(f"report: {write_report(command.runs, out)}")
 
 
-def predict(command: cli.Predict, line: str) -> None:
+def predict(command: options.Predict, line: str) -> None:
     """`superconv predict`."""
-    from superconv.studies.saved import load
+    from superconv.runs.classifier import load_run
 
-    saved = load(command.run)
+    saved = load_run(command.run)
     for path in command.images:
         prediction = saved.predict(path)
         if command.json:
@@ -60,7 +62,7 @@ def predict(command: cli.Predict, line: str) -> None:
             print(f"{path}: {prediction.label} ({prediction.probability:.1%})")
 
 
-def doctor(command: cli.Doctor, line: str) -> None:
+def doctor(command: options.Doctor, line: str) -> None:
     """`superconv doctor`."""
     import torch
 
@@ -83,9 +85,9 @@ def doctor(command: cli.Doctor, line: str) -> None:
         _print_plans(command, command.plan)
 
 
-def _print_plans(command: cli.Doctor, data: str) -> None:
+def _print_plans(command: options.Doctor, data: str) -> None:
     from superconv.recipe import Recipe
-    from superconv.specs import ImageTask
+    from superconv.specs.image_task import ImageTask
     from superconv.training.plan_search import COMPILE_AFTER, LIMIT, find_plan
     from superconv.training.task import image_task
 

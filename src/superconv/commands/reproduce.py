@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from superconv import cli, files
-from superconv.commands.common import console, executor_of
+from superconv import files
+from superconv.commands import options
+from superconv.commands.execution import executor_of
 from superconv.errors import UserError, at_least
+from superconv.report.terminal import console
 
 if TYPE_CHECKING:
-    from superconv.paper.arms import Experiment
-    from superconv.paper.scales import Scale
-    from superconv.specs import RunSpec
-    from superconv.studies.reproduce import Store
-    from superconv.studies.sweep import Outcome
+    from superconv.reproduction.experiment import Experiment
+    from superconv.reproduction.scales import Scale
+    from superconv.reproduction.store import Store
+    from superconv.runs.jobs import Outcome
+    from superconv.specs.run import RunSpec
 
 
-def reproduce(command: cli.Reproduce, line: str) -> None:
+def reproduce(command: options.Reproduce, line: str) -> None:
     """`superconv reproduce`."""
-    from superconv.paper.experiments import chosen
-    from superconv.paper.scales import SCALES
-    from superconv.studies.reproduce import CLAIMS, Store
-    from superconv.studies.reproduce import reproduce as make
+    from superconv.reproduction.experiments import chosen
+    from superconv.reproduction.reproduce import reproduce as make
+    from superconv.reproduction.scales import SCALES
+    from superconv.reproduction.store import Store
 
     scale = SCALES[command.scale]
     at_least(1, seeds=command.seeds)
@@ -49,18 +51,18 @@ def reproduce(command: cli.Reproduce, line: str) -> None:
                 minutes=command.minutes,
                 report=_report_run,
             )
-        _print_claims(files.read_json(store.folder / CLAIMS), store)
+        _print_claims(store.claims() or [], store)
         if left:
             console.print(f"{len(left)} runs are left: the same command goes on with them")
     elif command.page is None:
         raise UserError("name the experiments to reproduce, or all; superconv reproduce --list shows them")
     if command.page is not None:
-        from superconv.report.reproduction import write_page
+        from superconv.reproduction.page import write_page
 
         console.print(f"page: {write_page(command.out, command.page)}")
 
 
-def _plan(scale: "Scale", asked: cli.Machine) -> str | None:
+def _plan(scale: "Scale", asked: options.Machine) -> str | None:
     """The words of the plan that was asked for; that of exact runs is fp32."""
     from superconv.training.plan import ExecutionPlan
 
@@ -71,9 +73,9 @@ def _plan(scale: "Scale", asked: cli.Machine) -> str | None:
 
 
 def _print_list(scale: "Scale", shown: Mapping[str, "Experiment"], store: "Store") -> None:
-    from superconv.paper.experiments import LEFT_OUT
-    from superconv.paper.scales import total_minutes
-    from superconv.studies.reproduce import finished, wanted
+    from superconv.reproduction.experiments import LEFT_OUT
+    from superconv.reproduction.reproduce import finished, wanted
+    from superconv.reproduction.scales import total_minutes
 
     table = Table("name", "what", "figure", box=None, title=f"scale {scale.name}: {scale.about}", title_justify="left")
     for header in ("runs", "updates", "minutes", "done"):

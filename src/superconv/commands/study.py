@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from superconv import cli, files
-from superconv.commands.common import console, executor_of, print_recipe, say_notes
+from superconv import files
+from superconv.commands import options
+from superconv.commands.execution import executor_of
 from superconv.errors import above, at_least
+from superconv.report.terminal import console, print_recipe, say_notes
 
 if TYPE_CHECKING:
-    from superconv.specs import RunSpec
-    from superconv.studies.sweep import Outcome
+    from superconv.runs.jobs import Outcome
+    from superconv.specs.run import RunSpec
 
 
-def compare(command: cli.Compare, line: str) -> None:
+def compare(command: options.Compare, line: str) -> None:
     """`superconv compare`."""
     from superconv.recipe import Recipe
     from superconv.studies.compare import compare as compare_task
@@ -52,9 +54,10 @@ def compare(command: cli.Compare, line: str) -> None:
     say_notes(result["notes"])
     result["command"] = line
     files.write_json(command.out / "compare.json", result)
-    from superconv.report.html import write_comparison
+    from superconv.runs.folder import RunFolder
+    from superconv.studies.compare_page import write_comparison
 
-    page = write_comparison(result, command.out / "report.html")
+    page = write_comparison(result, RunFolder(command.out).report)
     for gain in result["speed_up"]:
         console.print(f"{gain['reason']}: {_ratio(gain)}")
     for name in first.schedules:
@@ -66,14 +69,15 @@ def compare(command: cli.Compare, line: str) -> None:
     console.print(f"report: {page}")
 
 
-def balance(command: cli.Balance, line: str) -> None:
+def balance(command: options.Balance, line: str) -> None:
     """`superconv balance`."""
     from superconv import models
-    from superconv.recipe import Recipe, batch_size_for
-    from superconv.report.balances import summary
-    from superconv.report.html import write_balance
-    from superconv.report.page import score
-    from superconv.studies.balance import balance as balance_task
+    from superconv.rates.laws import BatchLaw
+    from superconv.recipe import Recipe
+    from superconv.report.words import score
+    from superconv.runs.folder import RunFolder
+    from superconv.studies.balance.page import summary, write_balance
+    from superconv.studies.balance.study import balance as balance_task
     from superconv.training.task import image_task
 
     asked = command.balancing
@@ -83,7 +87,7 @@ def balance(command: cli.Balance, line: str) -> None:
     takes_dropout = models.takes(task.facts["model"]["name"], "dropout")
     recipe = Recipe(
         steps=command.balancing.steps,
-        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        batch_size=command.batch_size or BatchLaw().usual(len(task.train)),
         max_lr=1.0,
         base_lr=command.base_lr,
         warmup=command.warmup,
@@ -105,22 +109,23 @@ def balance(command: cli.Balance, line: str) -> None:
             report=partial(_report_setting, dropout=takes_dropout),
         )
     files.write_json(command.out / "balance.json", {**dataclasses.asdict(result), "command": line})
-    files.write_text(command.out / "recipe.yaml", result.recipe.to_yaml())
-    page = write_balance(result, command.out / "report.html", command=line)
+    kept = RunFolder(command.out)
+    kept.recipe.write(result.recipe)
+    page = write_balance(result, kept.report, command=line)
     _, headline, detail = summary(result)
     console.print(f"{headline}. {detail}")
     print_recipe(result.recipe)
     reached, chance = score(result.metric, result.chosen.accuracy), score(result.metric, result.margin)
     words = f"validation {result.metric} {reached} on {result.images} images; {chance} more or less may be chance"
     console.print(words)
-    console.print(f"recipe: {command.out / 'recipe.yaml'}, report: {page}", soft_wrap=True)
+    console.print(f"recipe: {kept.recipe.path}, report: {page}", soft_wrap=True)
 
 
 def _report_setting(spec: "RunSpec", outcome: "Outcome", *, dropout: bool) -> None:
     """Print a setting of a balance and what came of it, with its `dropout` where the network takes one."""
     from superconv.rates.curve import Curve
-    from superconv.studies.settings import shown
-    from superconv.studies.trials import borne, failure_of
+    from superconv.report.words import shown
+    from superconv.studies.balance.trials import borne, failure_of
 
     recipe, words = spec.recipe, failure_of(outcome)
     if words is None and isinstance(outcome, dict):
@@ -155,13 +160,13 @@ def _report_run(spec: "RunSpec", outcome: "Outcome") -> None:
 def _ratio(gain: dict[str, Any]) -> str:
     if gain["ratio"] is None:
         return "no speed-up measured"
-    from superconv.report.comparisons import interval_words
+    from superconv.studies.compare_page import interval_words
 
     interval = interval_words(gain)
     return f"speed-up {gain['ratio']:.2g} ({f'95 %: {interval}' if interval else 'one seed, no interval'})"
 
 
-def speedrun(command: cli.Speedrun, line: str) -> None:
+def speedrun(command: options.Speedrun, line: str) -> None:
     """`superconv speedrun`."""
     from superconv.studies.speedrun import attempt
     from superconv.studies.speedrun import speedrun as run

@@ -1,45 +1,28 @@
 """Commands that train one network: fit, range-test, train, estimate."""
 
 import dataclasses
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from superconv import cli, files
-from superconv.commands.common import (
-    announce_plan,
-    console,
-    folder_of,
-    options_of,
-    plan_of,
-    print_recipe,
-    print_verdict,
-    say,
-    say_notes,
-)
+from superconv import files
+from superconv.commands import options
+from superconv.commands.execution import announce_plan, folder_of, kept_by, loggers_of, plan_of
 from superconv.errors import UserError, at_least
-
-if TYPE_CHECKING:
-    from superconv.studies.runner import Numbers
-    from superconv.studies.tuner import Found
+from superconv.report.terminal import console, print_ending, print_verdict, say, say_notes
 
 
-def fit(command: cli.Fit, line: str) -> None:
+def fit(command: options.Fit, line: str) -> None:
     """`superconv fit`."""
-    from superconv.studies.fit import fit as fit_task
-    from superconv.studies.runner import stored_plan
-    from superconv.studies.tuner import outline
+    from superconv.studies.fit import fit_choices
     from superconv.training.plan import ExecutionPlan
     from superconv.training.task import image_task
 
+    command.choices.check()  # before anything is loaded
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
-    spec = command.task.plain()
-    command.choices.filled()  # what makes no sense is said before anything is loaded or written
-    choices, seed = dataclasses.asdict(command.choices), command.running.seed
-    settled = {"task": spec, "choices": choices, "seed": seed, "refit": command.refit}
+    spec, seed = command.task.plain(), command.running.seed
+    settled = {"task": spec, "choices": dataclasses.asdict(command.choices), "seed": seed, "refit": command.refit}
     task = image_task(command.task)
     final = image_task(dataclasses.replace(command.task, validation=0.0)) if command.refit else None
     if final and len(final.train) != len(task.train) + len(task.validation or ()):
@@ -49,31 +32,28 @@ def fit(command: cli.Fit, line: str) -> None:
         )
     with folder_of(command.running, plan, command.task.data, settled) as folder:
         say_notes(task.facts["notes"])
-        began = time.perf_counter()
-        plan = stored_plan(folder) or plan_of(
-            command.machine, task, outline(task, command.choices), seconds=command.choices.seconds
-        )
-        numbers = fit_task(
+        fit_choices(
             task,
             folder,
             command.choices,
             final_task=final,
-            plan=plan,
             seed=seed,
+            plan=command.machine.plan,
+            device=command.machine.device,
             about={"task": spec, "command": line},
-            on_found=_announce,
-            began=began,
-            **options_of(command.running, folder),
+            hooks=loggers_of(command.running, folder),
+            **kept_by(command.running),
         )
-        _conclude(numbers, folder)
 
 
-def range_test(command: cli.RangeTest, line: str) -> None:
+def range_test(command: options.RangeTest, line: str) -> None:
     """`superconv range-test`."""
-    from superconv.recipe import Recipe, batch_size_for
+    from superconv.rates.laws import BatchLaw
+    from superconv.recipe import Recipe
     from superconv.report.plots import save_curve
+    from superconv.runs.folder import RunFolder
     from superconv.training.progress import ProgressHook
-    from superconv.training.sweeps import search_rates
+    from superconv.training.sweep import search_rates
     from superconv.training.task import image_task, refuse_watched
 
     if command.max_lr is None and (command.start_lr, command.mode) != (0.0, "linear"):
@@ -85,7 +65,7 @@ def range_test(command: cli.RangeTest, line: str) -> None:
     say_notes(task.facts["notes"])
     recipe = Recipe(
         steps=command.steps,
-        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        batch_size=command.batch_size or BatchLaw().usual(len(task.train)),
         max_lr=1.0,
         schedule="constant",
         momentum=command.momentum,
@@ -109,22 +89,25 @@ def range_test(command: cli.RangeTest, line: str) -> None:
         **linear,
     )
     if files.writes():
-        search.save(command.out / "range_test.json")
+        RunFolder(command.out).range_test.write(search)
         save_curve(search.curve, command.out / "range_test.png", verdict=search.verdict)
         print_verdict(search.verdict)
         console.print(f"curve and figure are in {command.out}")
 
 
-def train(command: cli.Train, line: str) -> None:
+def train(command: options.Train, line: str) -> None:
     """`superconv train`."""
     from superconv.recipe import Recipe
-    from superconv.specs import RunSpec
-    from superconv.studies.runner import run
+    from superconv.report.html import write_report
+    from superconv.runs.runner import run
+    from superconv.specs.run import RunSpec
     from superconv.training.plan import ExecutionPlan
+    from superconv.training.progress import ProgressHook
 
+    recipe = Recipe.load(command.recipe)
     spec = RunSpec(
         task=command.task,
-        recipe=Recipe.load(command.recipe),
+        recipe=recipe,
         seed=command.running.seed,
         device=command.machine.device,
         plan=command.machine.plan,
@@ -132,16 +115,19 @@ def train(command: cli.Train, line: str) -> None:
     )
     plan = ExecutionPlan.choose(device=command.machine.device, plan=command.machine.plan)
     with folder_of(command.running, plan, command.task.data, spec.plain()) as folder:
-        options = options_of(command.running, folder)
-        options.pop("evaluations")
-        numbers = run(spec, folder, about={"command": line}, on_plan=announce_plan, **options)
+        kept = {name: value for name, value in kept_by(command.running).items() if name != "evaluations"}
+        hooks = [ProgressHook(console), *loggers_of(command.running, folder)]
+        numbers = run(spec, folder, about={"command": line}, on_plan=announce_plan, hooks=hooks, **kept)
         say_notes(numbers.get("notes", ()))
-        _conclude(numbers, folder, lower="max_lr in the recipe:")
+        if files.writes():
+            print_ending(numbers, recipe, lower="max_lr in the recipe:")
+            say(f"report: {write_report([folder.path], folder.report)}")
 
 
-def estimate(command: cli.Estimate, line: str) -> None:
+def estimate(command: options.Estimate, line: str) -> None:
     """`superconv estimate`."""
-    from superconv.recipe import Recipe, batch_size_for
+    from superconv.rates.laws import BatchLaw
+    from superconv.recipe import Recipe
     from superconv.report.estimates import save_estimates
     from superconv.studies.estimate import estimate as measure
     from superconv.training.progress import ProgressHook
@@ -153,7 +139,7 @@ def estimate(command: cli.Estimate, line: str) -> None:
     say_notes(task.facts["notes"])
     recipe = Recipe(
         steps=command.total_steps,
-        batch_size=command.batch_size or batch_size_for(len(task.train)),
+        batch_size=command.batch_size or BatchLaw().usual(len(task.train)),
         max_lr=command.max_lr,
         base_lr=command.base_lr,
         warmup=command.warmup,
@@ -188,42 +174,3 @@ def estimate(command: cli.Estimate, line: str) -> None:
             table.add_row("2/λ" if name == "stable_lr" else name, "not measured" if value is None else f"{value:.3g}")
         Console().print(table)
         console.print(f"rows and figure are in {command.out}")
-
-
-def _announce(found: "Found") -> None:
-    """Say what was found and why, and what the search took."""
-    recipe, search, peak = found.recipe, found.search, found.peak
-    if search:
-        verdict = search.verdict
-        say(f"super-convergence: {verdict.headline}. {verdict.reason}", whole=False)
-        if search.agreement:
-            say(search.agreement.sentence, whole=False)
-    if peak:
-        say("A sweep passes each rate by; short cycles find the peak of a whole run:", whole=False)
-    print_recipe(recipe)
-    if search and peak:
-        updates = search.updates + peak.updates
-        say(f"search: {updates} updates ({updates / recipe.steps:.0%} of the run), {found.seconds:.1f} s")
-
-
-def _conclude(numbers: "Numbers", folder: Path, *, lower: str = "--max-lr") -> None:
-    """Say how a run ended; `lower` is where its peak is changed."""
-    from superconv.recipe import Recipe
-    from superconv.report.html import write_report
-
-    if not files.writes():
-        return
-    if numbers["stopped"] == "diverged":
-        peak = Recipe.load(folder / "recipe.yaml").max_lr
-        say(f"the loss became infinite at update {numbers['steps']}, peak {peak:.3g}: try {lower} {peak / 3:.2g}")
-    watched = bool(numbers.get("task", {}).get("watch_test"))  # then both splits are one
-    for split in ("test",) if watched else ("validation", "test"):
-        value = numbers.get(f"{split}_{numbers['metric']}")
-        if value is not None:
-            say(
-                f"{split} {numbers['metric']} {value:.2%}"
-                if numbers["metric"] == "accuracy"
-                else f"{split} {value:.5g}"
-            )
-    say(f"{numbers['steps']} updates in {numbers['seconds']:.1f} s, search {numbers.get('search_seconds', 0):.1f} s")
-    say(f"report: {write_report([folder], folder / 'report.html')}")

@@ -6,7 +6,7 @@ imported when a set other than ``digits`` is loaded.
 
 from superconv.data.augment import Augmentation, ImageTransform
 from superconv.data.images import ImageData, load
-from superconv.data.names import SHORT_NAMES
+from superconv.data.reading.catalog import SHORT_NAMES
 from superconv.data.sampling import Draw, Order, in_order
 from superconv.data.source import DatasetSource, ResidentImages, Source, TensorSource
 from superconv.data.streaming import StreamedImages

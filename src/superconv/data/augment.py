@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superconv.data.channels import Mean
 from superconv.data.randomness import Stream, coin, field, random_bits
+from superconv.data.reading.statistics import Mean
 from superconv.errors import at_least
 
 

@@ -8,18 +8,18 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from superconv.data import cache
 from superconv.data.augment import Augmentation, ImageTransform
-from superconv.data.cache import Decoded
-from superconv.data.channels import Mean, channel_statistics, fixed_scale, pixel_statistics
-from superconv.data.decode import Geometry, Pixels, SelectedImages, count_channels, decode, decode_all
-from superconv.data.digits import load_digits
-from superconv.data.folders import ImageFolder, find
-from superconv.data.hub import fetch
-from superconv.data.names import Location, locate
-from superconv.data.raw import Raw, Split, Table
+from superconv.data.reading import cache
+from superconv.data.reading.cache import Decoded
+from superconv.data.reading.catalog import Location, locate
+from superconv.data.reading.decode import Geometry, Pixels, SelectedImages, count_channels, decode, decode_all
+from superconv.data.reading.digits import load_digits
+from superconv.data.reading.folders import ImageFolder, find
+from superconv.data.reading.hub import fetch
+from superconv.data.reading.splits import Choice, choose
+from superconv.data.reading.statistics import Mean, channel_statistics, fixed_scale, pixel_statistics
+from superconv.data.reading.table import Raw, Split, Table
 from superconv.data.source import ResidentImages, Source
-from superconv.data.splits import Choice, choose
 from superconv.data.streaming import CENTER_CROP, StreamedImages
 from superconv.errors import UserError
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from superconv.data.augment import ImageTransform
-from superconv.data.decode import EncodedImages, Geometry, decode, size_message
 from superconv.data.randomness import Stream, random_bits
+from superconv.data.reading.decode import EncodedImages, Geometry, decode, size_message
 from superconv.data.sampling import Draw
 from superconv.data.source import load_batches
 from superconv.errors import UserError

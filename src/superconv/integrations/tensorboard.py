@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from superconv.errors import UserError
-from superconv.training.hooks import Hook
-from superconv.training.trainer import Trainer
+from superconv.optional import needs
+from superconv.training.hooks import Hook, RunState
 
 
 class TensorBoardLogger(Hook):
@@ -21,26 +20,24 @@ class TensorBoardLogger(Hook):
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils import tensorboard
-        except ImportError as error:
-            raise UserError("TensorBoard is missing: pip install 'superconv[tensorboard]'") from error
+        with needs("tensorboard", "the TensorBoard logger"):
+            import torch.utils.tensorboard as tensorboard
         self._tensorboard, self._folder = tensorboard, str(folder)
         self._writer: Any = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: RunState) -> None:
         """Open the event file, hiding what a resume makes again; nothing is logged of sweeps."""
-        if trainer.fabric.is_global_zero and trainer.purpose == "training":
-            self._writer = self._tensorboard.SummaryWriter(self._folder, purge_step=trainer.step + 1)
+        if run.writes and run.purpose == "training":
+            self._writer = self._tensorboard.SummaryWriter(self._folder, purge_step=run.step + 1)
 
-    def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
+    def on_log(self, run: RunState, row: Mapping[str, float | None]) -> None:
         """Write one row, `train_loss` as `train/loss`."""
         if self._writer is not None:
             for name, value in row.items():
                 if name != "step" and value is not None:
-                    self._writer.add_scalar(re.sub("^(train|validation)_", r"\1/", name), value, trainer.step)
+                    self._writer.add_scalar(re.sub("^(train|validation)_", r"\1/", name), value, run.step)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, run: RunState) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()

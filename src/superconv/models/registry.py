@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,36 +17,88 @@ from superconv.errors import UserError, one_line
 if TYPE_CHECKING:
     from torch import nn
 
-_IMPORT = re.compile(r"(\w+(?:\.\w+)*):(\w+)")
-_NAMED = {
-    "mlp": "superconv.models.mlp:mlp",
-    "lenet": "superconv.models.lenet:lenet",
-    "cifar10-full": "superconv.models.cifar10_full:cifar10_full",
-    "resnet50": "superconv.models.resnet50:ResNet50",
-    "record": "superconv.models.record:RecordNet",
+Factory = Callable[..., "nn.Module"]
+
+_IMPORT = re.compile(r"\w+(?:\.\w+)*:\w+")
+_DEPTH = re.compile(r"([a-z]+)(\d+)(-author)?")
+
+
+def _mlp() -> Factory:
+    from superconv.models.mlp import mlp
+
+    return mlp
+
+
+def _lenet() -> Factory:
+    from superconv.models.lenet import lenet
+
+    return lenet
+
+
+def _cifar10_full() -> Factory:
+    from superconv.models.cifar10_full import cifar10_full
+
+    return cifar10_full
+
+
+def _resnet50() -> Factory:
+    from superconv.models.resnet50 import ResNet50
+
+    return ResNet50
+
+
+def _record() -> Factory:
+    from superconv.models.record import RecordNet
+
+    return RecordNet
+
+
+def _resnet() -> Factory:
+    from superconv.models.resnet import ResNet
+
+    return ResNet
+
+
+def _bottleneck() -> Factory:
+    from superconv.models.bottleneck import Bottleneck
+
+    return Bottleneck
+
+
+def _densenet() -> Factory:
+    from superconv.models.densenet import DenseNet
+
+    return DenseNet
+
+
+_NAMED: Mapping[str, Callable[[], Factory]] = {
+    "mlp": _mlp,
+    "lenet": _lenet,
+    "cifar10-full": _cifar10_full,
+    "resnet50": _resnet50,
+    "record": _record,
 }
 
 
 class _Family(NamedTuple):
     """Networks that differ in their depth, a·n + b."""
 
-    path: str
+    load: Callable[[], Factory]
     a: int
     b: int
     fixed: Mapping[str, Any] = {}
 
 
-_DEPTH = re.compile(r"([a-z]+)(\d+)(-author)?")
 _FAMILIES = {  # by name without the depth
-    "resnet": _Family("superconv.models.resnet:ResNet", 6, 2, {"author": False}),
-    "resnet-author": _Family("superconv.models.resnet:ResNet", 6, 2, {"author": True}),
+    "resnet": _Family(_resnet, 6, 2, {"author": False}),
+    "resnet-author": _Family(_resnet, 6, 2, {"author": True}),
     # "A resnet with 32 layers by increasing the number of channels by a factor of 4 instead of the factor of 2 used by
     # resnet" (arXiv 1803.09820, section 5.1): 2 is ResNet's factor from stage to stage. For the other reading, k = 4 of
     # Zagoruyko and Komodakis, there is `width`.
-    "wrn": _Family("superconv.models.resnet:ResNet", 6, 2, {"author": True, "growth": 4}),
-    "bottleneck-author": _Family("superconv.models.bottleneck:Bottleneck", 9, 2),
-    "resnext-author": _Family("superconv.models.bottleneck:Bottleneck", 9, 2, {"groups": 32}),
-    "densenet": _Family("superconv.models.densenet:DenseNet", 3, 4),
+    "wrn": _Family(_resnet, 6, 2, {"author": True, "growth": 4}),
+    "bottleneck-author": _Family(_bottleneck, 9, 2),
+    "resnext-author": _Family(_bottleneck, 9, 2, {"groups": 32}),
+    "densenet": _Family(_densenet, 3, 4),
 }
 
 
@@ -121,10 +173,11 @@ def create(
     return set_batch_norm_size(model, batch_norm_size, average=batch_norm_average)
 
 
-def _factory(name: str) -> Callable[..., nn.Module]:
-    path = _NAMED.get(name, name)
-    if _IMPORT.fullmatch(path):
-        return _imported(path)
+def _factory(name: str) -> Factory:
+    if name in _NAMED:
+        return _NAMED[name]()
+    if _IMPORT.fullmatch(name):
+        return _imported(name)
     match = _DEPTH.fullmatch(name)
     if match and (family := _FAMILIES.get(match[1] + (match[3] or ""))):
         depth, least = int(match[2]), family.a + family.b
@@ -134,29 +187,27 @@ def _factory(name: str) -> Callable[..., nn.Module]:
                 f"{name}: these networks have depth {family.a}n+{family.b}; the nearest are {below} and "
                 f"{below + family.a}"
             )
-        return partial(_imported(family.path), depth=depth, **family.fixed)
+        return partial(family.load(), depth=depth, **family.fixed)
     close = difflib.get_close_matches(name, available(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(available())}, or package.module:callable"
     raise UserError(f"there is no model {name!r}; {hint}")
 
 
-def _imported(path: str) -> Callable[..., nn.Module]:
-    module, _, attribute = path.partition(":")
+def _imported(path: str) -> Factory:
+    """The user's own factory, by its import string."""
     try:
-        loaded = import_module(module)
+        found = pkgutil.resolve_name(path)
     except ImportError as error:
         raise UserError(f"model {path} cannot be imported: {one_line(error)}") from error
-    found = getattr(loaded, attribute, None)
-    if found is None:
-        raise UserError(f"model {path} cannot be imported: {module} has no {attribute}")
+    except AttributeError as error:
+        module, _, attribute = path.partition(":")
+        raise UserError(f"model {path} cannot be imported: {module} has no {attribute}") from error
     if not callable(found):
         raise UserError(f"model {path} is a {type(found).__name__}, not a callable that makes a network")
     return found  # type: ignore[no-any-return]  # whatever the user's module has there
 
 
-def _arguments(
-    name: str, factory: Callable[..., nn.Module], given: Mapping[str, Any], args: Mapping[str, Any]
-) -> dict[str, Any]:
+def _arguments(name: str, factory: Factory, given: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, Any]:
     """What a factory is called with: of `given` what it takes, and the user's `args`, which may override none of it."""
     parameters = signature(factory).parameters
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,6 @@ from pydantic import TypeAdapter
 from superconv import files
 from superconv.errors import UserError
 from superconv.rates.curve_csv import MIN_POINTS, read_sweep
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from superconv.rates.verdict import Verdict
 
 SCHEMA = 1  # of the JSON form; raised when a reader of the old form would misread the new one
 
@@ -51,7 +46,7 @@ class Curve:
         stopped: (seed, reason) of every sweep that ended early because training broke down.
         total_steps: Updates that were planned, None if unknown.
         max_lr: Largest rate that was planned, None if unknown.
-        estimate: Smoothed curvature estimate of the rate (`HessianFreeLR`) after each row; empty if not measured.
+        estimate: Smoothed curvature estimate of the rate (`CurvatureEstimate`) after each row; empty if not measured.
     """
 
     lr: tuple[float, ...]
@@ -127,12 +122,6 @@ class Curve:
         with np.errstate(invalid="ignore"):  # inf - inf among the diverged
             total = np.bincount(where, weights=[v for _, v in rows], minlength=len(rates))
         return rates.astype(np.float64), total / count
-
-    def plot(self, ax: "Axes | None" = None, verdict: "Verdict | None" = None) -> "Axes":
-        """Draw the curve, with the verdict's bounds if one is given; returns the matplotlib axes."""
-        from superconv.report.plots import plot_curve  # the one call upwards
-
-        return plot_curve(self, verdict=verdict, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The curve as plain values for strict JSON: with a schema number, non-finite values as strings."""

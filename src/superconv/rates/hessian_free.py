@@ -18,10 +18,10 @@ from superconv.optim import DECOUPLED, skips
 SMOOTHING = 0.1  # weight of a new estimate, and the value that the average starts from: the author's scripts have both
 
 
-class HessianFreeLR:
+class CurvatureEstimate:
     """Estimates the rate that the curvature along an optimizer's own path allows.
 
-    ``estimate = HessianFreeLR(optimizer)`` before the loop is all; read `value` (smoothed) or `raw` (the last one).
+    ``estimate = CurvatureEstimate(optimizer)`` before the loop is all; read `value` (smoothed) or `raw` (the last one).
 
     **plain** is the paper's, from three successive iterates θ₀, θ₁, θ₂ and the rate of the step from θ₀ to θ₁::
 
@@ -233,7 +233,7 @@ class _Part:
     def check(self) -> None:
         """The parameters must be those that the copies are of."""
         if _shapes(self.tensors()) != self.shapes:
-            raise ValueError("the optimizer's parameters have changed: remove() this HessianFreeLR and make a new one")
+            raise ValueError("the optimizer's parameters have changed: remove() this estimate and make a new one")
 
     def compare_iterates(self, order: int) -> None:
         now = self.tensors()

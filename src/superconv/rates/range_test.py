@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from superconv.optim import skips
-from superconv.rates.breakdown import WINDOW, Breakdown
 from superconv.rates.curve import Curve
 from superconv.rates.recalibration import recalibrate
 from superconv.rates.schedules import exponential_range, linear_range
 from superconv.rates.snapshot import Snapshot, probing
+from superconv.rates.stopping import WINDOW, Breakdown
 
 T = TypeVar("T")
 Number = float | Tensor
@@ -45,7 +45,7 @@ class RangeTest:
 
     **What is put back**, at the end of the block however it ends: all that `Snapshot` lists. Leave `scheduler.step()`
     out of the loop, since the test cannot know of it; a scheduler that is attached otherwise stays as it is. So does a
-    `HessianFreeLR`: attach it within the block, or after.
+    `CurvatureEstimate`: attach it within the block, or after.
 
     **What counts as an update**: every optimizer has stepped since the last one. A step that a gradient scaler skipped
     is none, be it skipped by the scaler or within a fused optimizer. Call `record` after the step; of several calls

@@ -48,7 +48,7 @@ SAFETY = 1.5  # lr_max stays this factor below the edge
 LEARNING = 100  # updates before which a network has had no time: a plateau that begins there may be wider than it looks
 CLEAR = 5.0  # standard errors between the plateau and the rest; pure noise gets there once in 100 curves
 MOVED = 3.0  # typical jumps of the training loss, by which its running median differs where it has clearly moved
-MIN_POINTS = 5  # below that not even a box can be told from noise
+BOX_POINTS = 5  # below that not even a box can be told from noise
 MOST_BINS = 200  # longer sweeps are binned by medians: nothing is lost, and time is bounded
 RESAMPLES = 200
 
@@ -62,7 +62,7 @@ class Verdict:
     ``max / 20`` for a single cycle and ``max / 3`` to ``max / 4`` for many (1803.09820).
 
     Attributes:
-        verdict: Whether super-convergence is to be expected.
+        outcome: Whether super-convergence is to be expected.
         lr_min: Rate at which the plateau is reached; None if nothing was learned, as are the next three.
         lr_max: Largest rate on the plateau; the end of the sweep where no fall was seen.
         lr_edge: Rate at which the curve has fallen or training broke down; None where no fall was seen.
@@ -71,7 +71,7 @@ class Verdict:
         reason: Why, in one sentence or two.
     """
 
-    verdict: Literal["likely", "unlikely", "inconclusive"]
+    outcome: Literal["likely", "unlikely", "inconclusive"]
     lr_min: float | None
     lr_max: float | None
     lr_edge: float | None
@@ -82,7 +82,7 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The verdict, with its confidence where it is one."""
-        return self.verdict if self.verdict == "inconclusive" else f"{self.verdict} (confidence {self.confidence:.0%})"
+        return self.outcome if self.outcome == "inconclusive" else f"{self.outcome} (confidence {self.confidence:.0%})"
 
     @property
     def base_lr(self) -> float | None:
@@ -131,7 +131,7 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     found = None if sweep is None else _plateau(sweep)
     verdict = _decide(found, sweep.learned if sweep else 0.0)
     return Verdict(
-        verdict=verdict,
+        outcome=verdict,
         lr_min=found.lr_min if found else None,
         lr_max=found.lr_max if found else None,
         lr_edge=found.lr_edge if found else None,
@@ -182,17 +182,17 @@ class LossLevels:
 
 
 def loss_levels(curve: Curve) -> LossLevels | None:
-    """The levels of a curve's training loss, seeds averaged; None with fewer than `MIN_POINTS` finite losses."""
+    """The levels of a curve's training loss, seeds averaged; None with fewer than `BOX_POINTS` finite losses."""
     lr, losses = curve.signal(column="train_loss")
     lr, losses = lr[lr > 0], losses[lr > 0]
     finite = np.isfinite(losses)
     end = len(lr) if finite.all() else int(finite.argmin())
-    if end < MIN_POINTS:
+    if end < BOX_POINTS:
         return None
     level = _smooth(losses[:end])
-    falling = losses[: min(end, max(2 * MIN_POINTS, int(level.argmin()) + 1))]
+    falling = losses[: min(end, max(2 * BOX_POINTS, int(level.argmin()) + 1))]
     noise = float(np.median(np.abs(np.diff(falling))))
-    return LossLevels(lr[:end], level, float(np.median(losses[:MIN_POINTS])), noise)
+    return LossLevels(lr[:end], level, float(np.median(losses[:BOX_POINTS])), noise)
 
 
 def _sweep(curve: Curve) -> _Sweep | None:
@@ -200,7 +200,7 @@ def _sweep(curve: Curve) -> _Sweep | None:
     sign = 1.0 if curve.rising_is_better else -1.0
     series = {seed: curve.signal(seed=seed) for seed in curve.seeds}
     series = {seed: (lr, sign * values) for seed, (lr, values) in series.items() if np.isfinite(values).any()}
-    if not series or max(len(lr) for lr, _ in series.values()) < MIN_POINTS:
+    if not series or max(len(lr) for lr, _ in series.values()) < BOX_POINTS:
         return None
     bounded = sign > 0 and all(np.nanmin(values) >= 0 for _, values in series.values())  # as R² is not
     floor = float(np.mean([_start(v[np.isfinite(v)], bounded=bounded) for _, v in series.values()]))

@@ -90,40 +90,19 @@ class Page:
     """(mood, word, sentences); the mood is `good`, `bad` or `open`."""
     sections: Sequence[Section] = ()
 
-    def write(self, path: Path) -> Path:
-        """Write the page; the same data make the same bytes."""
+    def write(self, path: Path, *, figures: bool = False) -> Path:
+        """Write the page; the same data make the same bytes.
+
+        Args:
+            path: The HTML file.
+            figures: Whether the pictures are also written as PNG files, into the folder ``figures`` beside the page.
+
+        Returns:
+            `path`.
+        """
+        for picture in (p for section in self.sections if figures for p in section.pictures):
+            picture.write_png(path.parent / "figures")
         source = resources.files("superconv.report").joinpath("template.html.j2").read_text(encoding="utf-8")
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         files.write_text(path, environment.from_string(source).render(page=self))
         return path
-
-
-def percent(value: float) -> str:
-    """0.97777 as 97.78 %."""
-    return f"{100 * value:.2f}\u202f%"
-
-
-def score(metric: str, value: float | None) -> str:
-    """A score in the way of its metric; a dash where there is none."""
-    if value is None:
-        return "–"
-    return percent(value) if metric == "accuracy" and 0 <= value <= 1 else f"{value:.4g}"
-
-
-def pace(per_second: float | None) -> str:
-    """Images per second, to three digits."""
-    if per_second is None:
-        return "–"
-    return f"{float(f'{per_second:.3g}'):,.0f}" if per_second >= 100 else f"{per_second:.3g}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the units that people use."""
-    if seconds is None:
-        return "–"
-    if seconds < 59.95:
-        return f"{seconds:.1f}\u202fs"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}\u202fmin {rest}\u202fs"
-    return f"{minutes // 60}\u202fh {minutes % 60}\u202fmin"

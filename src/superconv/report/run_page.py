@@ -1,18 +1,22 @@
 """The report of one run: what was found, by what recipe, and how to make it again."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from superconv.rates.agreement import compare_estimate
 from superconv.rates.verdict import Verdict, judge
 from superconv.recipe import Recipe
 from superconv.report.estimates import plot_agreement, plot_estimates
-from superconv.report.page import Page, Picture, Section, Table, duration, pace, score
+from superconv.report.page import Page, Picture, Section, Table
 from superconv.report.plots import plot_curve, plot_history, plot_schedule
-from superconv.report.run_files import RangeTestFile, RunFiles
-from superconv.specs import ImageTask
+from superconv.report.record import RunRecord
+from superconv.report.words import duration, pace, score, words
+from superconv.runs.folder import RunFolder
+from superconv.specs.image_task import ImageTask
+from superconv.training.sweep import RateSearch
 
 MOODS = {"likely": "good", "unlikely": "bad", "inconclusive": "open"}
 SETTINGS = {  # what the fields of a recipe mean, where it does not say why they have their values
@@ -39,7 +43,7 @@ CYCLE = ("base_lr", "final_lr", "warmup", "annihilation", "anneal", "min_momentu
 OF_CYCLE = {"one_cycle": CYCLE, "triangular": ("base_lr", "warmup"), "cosine": ("final_lr",)}  # what a schedule uses
 
 
-def run_page(run: RunFiles) -> Page:
+def run_page(run: RunRecord) -> Page:
     """Lay out the report of a run, of whatever there is of it."""
     sections = (_rates(run), _curvature(run), _schedule(run), _training(run), *_facts(run), _splits(run), _repeat(run))
     return Page(
@@ -66,22 +70,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
     return [*rows, *((name, "–", why) for name, why in recipe.reasons.items() if not hasattr(recipe, name))]
 
 
-def words(value: object) -> str:
-    """A value as people write it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {words(v)}" for key, v in value.items()) or "none"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(words(v) for v in value)
-    return str(value)
-
-
-def _subtitle(run: RunFiles) -> list[str]:
+def _subtitle(run: RunRecord) -> list[str]:
     parts = []
     if run.recipe:
         name = run.recipe.schedule.replace("_", " ")
@@ -95,7 +84,7 @@ def _subtitle(run: RunFiles) -> list[str]:
     return parts
 
 
-def _tiles(run: RunFiles) -> list[tuple[str, str]]:
+def _tiles(run: RunRecord) -> list[tuple[str, str]]:
     tiles = []
     for split in ("test",) if run.task.get("watch_test") else ("test", "validation"):
         value = run.number(f"{split}_{run.metric}")
@@ -116,10 +105,10 @@ def _tiles(run: RunFiles) -> list[tuple[str, str]]:
 
 def _badge(verdict: Verdict) -> tuple[str, str, str]:
     word = f"Super-convergence: {verdict.headline}"
-    return MOODS[verdict.verdict], word, verdict.reason
+    return MOODS[verdict.outcome], word, verdict.reason
 
 
-def _rates(run: RunFiles) -> Section | None:
+def _rates(run: RunRecord) -> Section | None:
     title = "How large may the learning rate be?"
     if run.sweeps is None:
         why = run.recipe.reasons.get("max_lr", "given") if run.recipe else ""
@@ -134,7 +123,7 @@ def _rates(run: RunFiles) -> Section | None:
     return Section(title=title, text=text, pictures=_sweep_pictures(sweeps))
 
 
-def _sweep_pictures(sweeps: RangeTestFile) -> list[Picture]:
+def _sweep_pictures(sweeps: RateSearch) -> list[Picture]:
     pictures = []
     curve, verdict, explored = sweeps.curve, sweeps.verdict, sweeps.exploration
     if explored is not None and explored.lr:
@@ -153,7 +142,7 @@ def _sweep_pictures(sweeps: RangeTestFile) -> list[Picture]:
     return pictures
 
 
-def _curvature(run: RunFiles) -> Section | None:
+def _curvature(run: RunRecord) -> Section | None:
     pictures, text = [], []
     if run.sweeps and run.sweeps.curve.estimate:
         curve, verdict = run.sweeps.curve, run.sweeps.verdict
@@ -166,7 +155,7 @@ def _curvature(run: RunFiles) -> Section | None:
     return Section(title="What curvature allows", text=text, pictures=pictures) if pictures else None
 
 
-def _schedule(run: RunFiles) -> Section | None:
+def _schedule(run: RunRecord) -> Section | None:
     recipe = run.recipe
     if recipe is None:
         return None
@@ -186,7 +175,7 @@ def _schedule(run: RunFiles) -> Section | None:
     return Section(title="Schedule", pictures=[Picture("schedule", plot_schedule(recipe), course)])
 
 
-def _training(run: RunFiles) -> Section | None:
+def _training(run: RunRecord) -> Section | None:
     quantities = [q for q in dict.fromkeys((run.metric, "loss")) if run.measured(q)]
     if not quantities:
         return None
@@ -199,7 +188,7 @@ def _training(run: RunFiles) -> Section | None:
     return Section(title=" and ".join(quantities).capitalize(), pictures=pictures)
 
 
-def _facts(run: RunFiles) -> list[Section]:
+def _facts(run: RunRecord) -> list[Section]:
     sections = []
     if run.recipe:
         table = Table(recipe_rows(run.recipe), headers=("Setting", "Value", "Why, or what it is"))
@@ -229,14 +218,14 @@ def _whole(value: object) -> str:
     return words(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _normalisation(run: RunFiles) -> str | None:
+def _normalisation(run: RunRecord) -> str | None:
     mean, std = run.numbers.get("mean"), run.numbers.get("std")
     if isinstance(mean, list) and mean and isinstance(mean[0], list):
         return "the mean image is subtracted, pixels from 0 to 255"
     return f"mean {words(mean)}; standard deviation {words(std)}" if mean and std else None
 
 
-def _splits(run: RunFiles) -> Section | None:
+def _splits(run: RunRecord) -> Section | None:
     text, samples = [], run.number("samples")
     if run.recipe:
         count = f"{samples:,.0f} training samples" if samples else "the training split"
@@ -261,19 +250,19 @@ def _splits(run: RunFiles) -> Section | None:
     return Section(title="What each split was used for", text=text) if text else None
 
 
-def _validated(run: RunFiles) -> bool:
+def _validated(run: RunRecord) -> bool:
     """Whether there is a score on the validation split."""
     name = f"validation_{run.metric}"
     return run.number(name) is not None or any(row.get(name) is not None for row in run.rows)
 
 
-def _refitted(run: RunFiles) -> bool:
+def _refitted(run: RunRecord) -> bool:
     """Whether what had been held out for the choices was trained on in the end."""
     finished = bool(run.numbers) and run.numbers.get("stopped") is None
     return finished and bool(run.task.get("validation")) and not _validated(run)
 
 
-def _repeat(run: RunFiles) -> Section | None:
+def _repeat(run: RunRecord) -> Section | None:
     commands = []
     command = run.numbers.get("command")
     if command:
@@ -289,7 +278,8 @@ def _repeat(run: RunFiles) -> Section | None:
 
 def train_command(task: Mapping[str, Any], *, seed: int = 0) -> str:
     """The command that trains an image task, as plain values, by the recipe.yaml beside the page."""
-    command = ["superconv", "train", str(task["data"]), "--recipe", "recipe.yaml", "--seed", str(seed)]
+    recipe = RunFolder(Path()).recipe.path.name
+    command = ["superconv", "train", str(task["data"]), "--recipe", recipe, "--seed", str(seed)]
     for field in fields(ImageTask):
         value = task.get(field.name)
         if field.name == "data" or value in (None, {}, field.default):

@@ -1,83 +1,19 @@
 """Schedules under equal budgets: final accuracy against the length of the run, and the speed-up of one cycle."""
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from superconv.errors import UserError
-from superconv.rates.curve import Array
 from superconv.recipe import Recipe, ScheduleName
-from superconv.specs import Comparison, ImageTask, RunSpec
-from superconv.studies.intervals import mean_interval
-from superconv.studies.runner import Numbers, common_plan, run_all
-from superconv.studies.sweep import Executor, Failure, InProcess, Outcome
+from superconv.runs.jobs import Executor, Failure, InProcess, OnRun
+from superconv.runs.runner import Numbers, common_plan, run_all
+from superconv.specs.image_task import ImageTask
+from superconv.specs.run import RunSpec
+from superconv.specs.studies import Comparison
+from superconv.stats import Scores, mean_interval, speed_up
 from superconv.training.task import image_task, refuse_watched
-
-DRAWS = 100_000  # so many that the ends of an interval are not their chance
-
-Scores = Mapping[int, Sequence[float]]  # steps → final validation score of each seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedUp:
-    """How many times shorter a one-cycle run may be than a baseline's of `baseline_steps` updates, at its accuracy."""
-
-    baseline: str
-    baseline_steps: int
-    one_cycle_steps: int | None
-    """Shortest one-cycle run whose mean final validation score reaches the baseline's; none if no run does."""
-    ratio: float | None
-    low: float | None
-    high: float | None
-    """95 % interval of the ratio under means drawn by Student's t around those of the seeds; none where that end is a
-    draw that no run reaches, or where there is one seed."""
-    reason: str
-    seeds: int
-    """The fewest that a mean is of: with one there is no interval."""
-
-
-def speed_up(one_cycle: Scores, baseline: Scores, *, name: str, higher_is_better: bool = True) -> list[SpeedUp]:
-    """The speed-up over a baseline at each of its lengths.
-
-    Within one long run a cycle is only good at its end, so whole runs of different lengths are compared.
-    """
-    sign = 1.0 if higher_is_better else -1.0
-    cycles = {n: sign * statistics.fmean(one_cycle[n]) for n in sorted(one_cycle)}
-    results = []
-    for steps in sorted(baseline):
-        seeds = min(map(len, [baseline[steps], *one_cycle.values()]))
-        draw = np.random.default_rng(steps)
-        reached = next((n for n in cycles if cycles[n] >= sign * statistics.fmean(baseline[steps])), None)
-        target, ratios = _likely_means(baseline[steps], draw), np.zeros(DRAWS)
-        for n in reversed(cycles):
-            ratios[sign * _likely_means(one_cycle[n], draw) >= sign * target] = steps / n
-        low, high = map(float, np.quantile(ratios, (0.025, 0.975), method="inverted_cdf"))
-        results.append(
-            SpeedUp(
-                baseline=name,
-                baseline_steps=steps,
-                one_cycle_steps=reached,
-                ratio=reached and steps / reached,
-                low=low or None if seeds > 1 else None,
-                high=high or None if seeds > 1 else None,
-                reason=_words(name, steps, reached, one_cycle),
-                seeds=seeds,
-            )
-        )
-    return results
-
-
-def _likely_means(values: Sequence[float], draw: np.random.Generator) -> Array:
-    """(draws,) means that could be behind the values: by Student's t around theirs, as resampling few is too narrow."""
-    if len(values) == 1:
-        return np.full(DRAWS, values[0])
-    spread = statistics.stdev(values) / sqrt(len(values))
-    return statistics.fmean(values) + spread * draw.standard_t(len(values) - 1, DRAWS)
 
 
 def compare(
@@ -89,7 +25,7 @@ def compare(
     plan: str | None = None,
     device: str = "auto",
     executor: Executor | None = None,
-    report: Callable[[RunSpec, Outcome], None] | None = None,
+    report: OnRun | None = None,
 ) -> dict[str, Any]:
     """Train every schedule at every length from every seed, and say how much shorter one cycle may be.
 
@@ -203,9 +139,3 @@ def _row(steps: int, runs: Sequence[Numbers]) -> dict[str, Any]:
     mean, low, high = mean_interval(validation)
     row = {"steps": steps, "validation": validation, "mean": mean, "low": low, "high": high}
     return {**row, "test": [numbers.get("test_accuracy") for numbers in runs]}
-
-
-def _words(name: str, steps: int, reached: int | None, cycle: Scores) -> str:
-    if reached is None:
-        return f"no one-cycle run of up to {max(cycle)} updates reaches {name} at {steps}"
-    return f"one cycle of {reached} updates reaches {name} at {steps}"

@@ -10,7 +10,8 @@ from superconv import files
 from superconv.errors import Interrupted
 from superconv.history import Row
 from superconv.recipe import Recipe
-from superconv.training.estimate import FORMS, EstimateHook, Estimation
+from superconv.runs.folder import RunFolder
+from superconv.training.estimation import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import ROWS, train
 from superconv.training.plan import ExecutionPlan, machine, versions
@@ -50,7 +51,7 @@ def estimate(
     Args:
         task: What to train.
         recipe: Its schedule may be longer than `steps`: the paper shows the first 300 of 10,000 updates.
-        folder: Gets `estimate.jsonl` with all rows and `estimate.json` with their medians.
+        folder: Folder that gets all rows, and a summary with their medians.
         forms: Names in `FORMS`.
         steps: Updates to make.
         stride: Updates between the iterates that are compared.
@@ -59,15 +60,18 @@ def estimate(
         plan: Where it runs.
         seed: Of the run.
         hooks: Look on.
-        about: Added to `estimate.json`.
+        about: Further entries of the summary.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM.
     """
     plan = plan or ExecutionPlan.choose()
     options = {name: {**FORMS[name], "stride": stride, "rescale": rescale} for name in forms}
+    kept = RunFolder(folder)
     asked = min(steps, recipe.steps)  # where the hook ends the run, which `train` calls interrupted
-    hook = EstimateHook(Estimation(forms=options, every=stride, probe_every=probe_every, stop_after=asked), folder)
+    hook = EstimateHook(
+        Estimation(forms=options, every=stride, probe_every=probe_every, stop_after=asked), kept.estimates.path
+    )
     folder.mkdir(parents=True, exist_ok=True)
     measured = replace(task, validation=None, test=None)
     rows = max(ROWS, 10 * recipe.steps // asked)  # so that a divergence is seen within a tenth of what is shown
@@ -86,7 +90,7 @@ def estimate(
             "machine": machine(plan.device),
         }
         summary = {**facts, "medians": medians, "versions": versions(), **(about or {})}
-        files.write_json(folder / "estimate.json", summary)
+        kept.estimate_summary.write(summary)
     return Estimates(rows=hook.rows, medians=medians, steps=run.steps, diverged=diverged)
 
 

@@ -1,55 +1,98 @@
 """From a task to a trained model with no rate to choose: sweeps, verdict, recipe, one cycle, test."""
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from inspect import signature
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import nn
 
 from superconv import files
 from superconv.errors import UserError
-from superconv.recipe import Recipe
-from superconv.specs import Choices
-from superconv.studies.kind import kind_of
-from superconv.studies.pace import FEWEST
-from superconv.studies.probes import at_peak, of_length
-from superconv.studies.runner import Numbers, run_task, stored_plan
-from superconv.studies.tuner import Found, balanced_decay, find_recipe, outline, updates_of
-from superconv.training.broken import BreakdownError, CollapseHook
-from superconv.training.checkpoint import NAME as CHECKPOINT
-from superconv.training.estimate import EstimateHook, Estimation
-from superconv.training.hooks import Hook
-from superconv.training.loop import train
+from superconv.rates.laws import LengthLaw
+from superconv.rates.traits import Traits
+from superconv.recipe import Recipe, ScheduleName
+from superconv.report.terminal import console, print_ending, print_found, say
+from superconv.runs.folder import RunFolder
+from superconv.runs.runner import Numbers, plan_for, run_task, stored_plan
+from superconv.runs.workspace import replacing
+from superconv.search.peak import at_peak, of_length
+from superconv.search.recipe import Found, complete
+from superconv.search.settle import Settled, settle
+from superconv.specs.choices import Choices
+from superconv.training.breakdown import BreakdownError
+from superconv.training.collapse import CollapseHook
+from superconv.training.estimation import EstimateHook, Estimation
+from superconv.training.fingerprint import fingerprint
+from superconv.training.hooks import Hook, RunState
 from superconv.training.plan import ExecutionPlan
-from superconv.training.plan_search import find_plan
-from superconv.training.sweeps import RateSearch
+from superconv.training.plan_search import PlanSearch
+from superconv.training.progress import ProgressHook
 from superconv.training.task import Task
-from superconv.training.trainer import Trainer
 
-SEARCHED, FOLLOWING = ("batch_size", "steps", "max_lr", "weight_decay", "dropout"), ("base_lr", "final_lr", "reasons")
-NOT_TAKEN = {"task", "recipe", "folder", "resume", "stages"}  # of `train`: given by `fit`, or not those of the search
+OPEN = ("batch_size", "steps", "max_lr", "weight_decay", "dropout")  # compared with a stored recipe where given
+FOLLOWING = ("base_lr", "final_lr", "reasons")  # never compared: they follow from the peak
 SETBACK = 0.1  # share of what short cycles learned, with which lost at its end a training has broken down on its way
 RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made again if it diverges, so much lower
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """A finished fit."""
+
+    model: nn.Module
+    """The trained network, in evaluation mode."""
+    recipe: Recipe
+    """The recipe it was trained by, with its reasons."""
+    scores: Mapping[str, float | None]
+    """`validation_loss`, `validation_<metric>`, `test_loss`, `test_<metric>`; `None` where not finite."""
+    found: Found
+    """The recipe's grounds: range test and short cycles, where there were any."""
+    folder: Path
+    """Folder with the files of the run."""
+    numbers: Mapping[str, Any]
+    """Everything that the run's folder keeps in its final numbers: scores, seconds, machine, versions."""
+    finished_before: bool = False
+    """Whether the folder held the finished run already, so that nothing was trained."""
 
 
 def fit(
     task: Task,
     folder: Path | str,
-    choices: Choices | None = None,
     *,
-    final_task: Task | None = None,
-    plan: ExecutionPlan | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    max_lr: float | None = None,
+    weight_decay: float | None = None,
+    momentum: float | None = None,
+    min_momentum: float | None = None,
+    dropout: float | None = None,
+    preset: str = "paper",
+    schedule: ScheduleName | None = None,
+    optimizer: str | None = None,
+    label_smoothing: float | None = None,
+    clip_norm: float | None = None,
+    accumulate: int | None = None,
+    sweep_seeds: int = 1,
+    estimate: bool = False,
+    max_lr_from: Literal["range_test", "both"] = "range_test",
+    search: float = 0.3,
+    recipe_file: str | None = None,
     seed: int = 0,
-    about: Mapping[str, Any] | None = None,
+    plan: ExecutionPlan | str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
     hooks: Sequence[Hook] = (),
-    on_found: Callable[[Found], None] | None = None,
-    began: float | None = None,
     evaluations: int = 10,
-    **options: Any,
-) -> Numbers:
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float = 2.0,
+) -> FitResult:
     """Find a recipe, train by it and test once; called again on the same folder it goes on where it stopped.
 
     A training that diverges under a peak which was found, not given, is made again under a third of it, at most twice,
@@ -57,83 +100,179 @@ def fit(
     learned.
 
     Args:
-        task: What to train.
-        folder: Gets the files of the run (docs/architecture.md lists them).
-        choices: What is settled; the rest is found.
-        final_task: Trained instead of `task` once everything is chosen: the same with its validation split put back.
-        plan: Where it runs; that of the folder's run, or found by timing updates (`find_plan`), if not given.
-        seed: Decides weights, order, augmentation and dropout, of the sweeps as well.
-        about: Added to `run.json`.
-        hooks: Look on while sweeps and training go.
-        on_found: Told the recipe before each training begins.
-        began: Reading of `time.perf_counter` from which `minutes` count; that of the call, if not given.
-        evaluations: How often the validation split is read while training.
-        options: Fields of `Choices`, on top of those given: `fit(task, folder, epochs=3)`; and further arguments of
-            `superconv.training.loop.train`, but for stages, which the search would not have.
+        task: Task to train.
+        folder: Folder of the run; docs/architecture.md lists its files. A finished run of the same task and choices is
+            returned as it is.
+        epochs: Length of the training in passes over the data; where no length is given 12, 500 updates at least.
+        steps: Length of the training in updates.
+        minutes: Length of sweeps and training together, by the pace of a few updates; the plan's search counts.
+        batch_size: Samples per update; about a fortieth of the data, 32 to 256, if not given.
+        max_lr: Peak of the cycle; found by a range test and short cycles, if not given.
+        weight_decay: Weight decay; as much as rate, momentum and length leave room for, if not given.
+        momentum: Momentum, constant unless `min_momentum` is given too; the preset's, if not given.
+        min_momentum: Momentum at the peak of the cycle; the preset's, or `momentum` where that is given.
+        dropout: Dropout that no layer of the network exceeds; lowered to what the epochs leave room for, if not given.
+        preset: `paper` (symmetric cycle, cyclical momentum) or `record` (early peak, constant momentum).
+        schedule: Course of the rate; `one_cycle`, if not given.
+        optimizer: Any class of torch.optim, or CaffeSGD; SGD with Nesterov momentum, if not given.
+        label_smoothing: Share of the target spread over all classes; 0, if not given.
+        clip_norm: Largest L2 norm of the gradient; it is left alone, if not given.
+        accumulate: Parts in which an update's gradient is computed; 1, if not given.
+        sweep_seeds: Networks that the range test is made with, as far as the search's share has room for them.
+        estimate: Whether the Hessian-free estimate of the rate is measured too, in the range test and the training.
+        max_lr_from: Source of the peak: range test and short cycles, or the estimate where that is smaller.
+        search: Share of the training's updates that the search may take; 200 updates at least.
+        recipe_file: A recipe.yaml, whole or in part; other choices count before the values that it has.
+        seed: Seed of weights, order, augmentation and dropout, of the sweeps as well.
+        plan: Where it runs, also in words such as `bf16,eager`; that of the folder's run, or found by timing updates
+            (`find_plan`), if not given.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`, where the plan is given in words or not at all.
+        overwrite: Whether a run in the folder is replaced, once the new one has begun well.
+        progress: Whether the terminal shows how the run goes, what was found and how it ended.
+        hooks: Hooks that look on while sweeps and training go.
+        evaluations: Number of times that the validation split is read while training.
+        checkpoint_steps: Updates between two checkpoints, besides the timed ones.
+        checkpoint_minutes: Age in minutes at which a checkpoint is written anew; a killed run loses no more.
 
     Returns:
-        The numbers of `run.json`.
+        The trained model with its recipe and scores; the folder has the report, too.
 
     Raises:
         UserError: Contradicting choices, unusable data, no rate that trains the network, or a folder with a run of
-            other choices, with a finished one of another task or seed, or in which another process works.
+            other choices or of another task, or in which another process works.
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
     """
-    settled = {f.name: options.pop(f.name) for f in fields(Choices) if f.name in options}
-    if unknown := options.keys() - (signature(train).parameters.keys() - NOT_TAKEN):
-        raise TypeError(f"fit() has no argument {', '.join(sorted(unknown))}")
-    choices, folder, began = replace(choices or Choices(), **settled), Path(folder), began or time.perf_counter()
-    with files.locked(folder):
-        plan = stored_plan(folder) or plan or find_plan(task, outline(task, choices), seconds=choices.seconds).plan
-        recipe_file, sweeps_file, probes_file = (folder / n for n in ("recipe.yaml", "range_test.json", "probes.json"))
-        if recipe_file.exists():
-            search = RateSearch.load(sweeps_file) if sweeps_file.exists() else None
-            probed = files.read_json(probes_file) if probes_file.exists() else {}
-            seconds = probed.get("seconds", 0.0)
-            seconds += sum(files.read_json(failed / "run.json")["seconds"] for failed in _diverged(folder))
-            found = Found(recipe=Recipe.load(recipe_file), search=search, seconds=seconds)
-            whose = (final_task or task).name
-            samples = len(task.train)
-            _refuse_others(found.recipe, choices.filled(), samples=samples, name=whose, seed=seed, folder=folder)
+    choices = Choices(
+        epochs=epochs,
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        max_lr=max_lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        min_momentum=min_momentum,
+        dropout=dropout,
+        preset=preset,
+        schedule=schedule,
+        optimizer=optimizer,
+        label_smoothing=label_smoothing,
+        clip_norm=clip_norm,
+        accumulate=accumulate,
+        sweep_seeds=sweep_seeds,
+        estimate=estimate,
+        max_lr_from=max_lr_from,
+        search=search,
+        recipe_file=recipe_file,
+    )
+    run = RunFolder(Path(folder))
+    with replacing(run.path) if overwrite else nullcontext():
+        return fit_choices(
+            task,
+            run,
+            choices,
+            seed=seed,
+            plan=plan,
+            device=device,
+            progress=progress,
+            hooks=hooks,
+            evaluations=evaluations,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+
+
+def fit_choices(
+    task: Task,
+    folder: RunFolder,
+    choices: Choices,
+    *,
+    final_task: Task | None = None,
+    seed: int = 0,
+    plan: ExecutionPlan | str | None = None,
+    device: str = "auto",
+    about: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    hooks: Sequence[Hook] = (),
+    evaluations: int = 10,
+    **kept: Any,
+) -> FitResult:
+    """`fit` with the choices as one value, as a command line gives them.
+
+    Args:
+        task: Task to train.
+        folder: Folder of the run.
+        choices: Values that are settled; the others are found.
+        final_task: Task that is trained in place of `task` once everything is chosen: the same with its validation
+            split put back.
+        seed: Seed of the run.
+        plan: As for `fit`.
+        device: As for `fit`.
+        about: Further entries of the final numbers.
+        progress: As for `fit`.
+        hooks: As for `fit`.
+        evaluations: As for `fit`.
+        kept: How checkpoints are kept, as for `fit`.
+    """
+    began, trained = time.perf_counter(), final_task or task
+    settled, traits = settle(task, choices)
+    looking = [ProgressHook(console), *hooks] if progress else [*hooks]
+    with files.locked(folder.path):
+        plan = stored_plan(folder) or _plan(task, settled, plan, device, progress=progress)
+        marks = {"seed": seed, **fingerprint(trained, settled.look, seed=seed)}
+        finished = folder.finished
+        _refuse_another_task(folder, marks)
+        if (stored := folder.recipe.found()) is not None:
+            _refuse_other_choices(stored, settled, folder)
+            found = _found_before(folder, stored)
         else:
-            found = find_recipe(task, choices, plan=plan, seed=seed, hooks=hooks, began=began, evaluations=evaluations)
-            probed = {**asdict(found.peak), "seconds": round(found.seconds, 3)} if found.peak else {}
-            if found.search and files.writes():
-                found.search.save(sweeps_file)
-            if probed and files.writes():
-                files.write_json(probes_file, probed)
-        for attempt in range(len(_diverged(folder)), 1 + RETRIES):
-            if on_found:
-                on_found(found)
-            recipe, looking = found.recipe, [*hooks, CollapseHook(), _SetbackHook(probed)]
+            options: dict[str, Any] = {"plan": plan, "seed": seed, "hooks": looking, "evaluations": evaluations}
+            found = complete(task, settled, traits, began=began, **options)
+            _keep(folder, found)
+        folder.task.write(marks)
+        until = None if choices.seconds is None else began + choices.seconds
+        probed = folder.probes.found() or {}
+        for attempt in range(len(folder.diverged), 1 + RETRIES):
+            if progress and not finished:
+                print_found(found)
+            recipe, watching = found.recipe, [*looking, CollapseHook(), _SetbackHook(probed)]
             if choices.estimate:
-                looking.append(_estimating(recipe.steps, folder))
-            numbers = run_task(
-                final_task or task,
+                watching.append(_estimating(recipe.steps, folder))
+            ended = run_task(
+                trained,
                 recipe,
                 folder,
                 plan=plan,
                 seed=seed,
                 about={"search_seconds": round(found.seconds, 3), **(about or {})},
-                hooks=looking,
+                hooks=watching,
                 evaluations=evaluations,
-                **options,
+                **kept,
             )
-            given = recipe.reasons.get("max_lr", "given") == "given"
-            if numbers["stopped"] != "diverged" or given or attempt == RETRIES:
+            numbers = ended.numbers
+            if numbers["stopped"] != "diverged" or settled.origin("max_lr") == "given" or attempt == RETRIES:
                 break
-            until = None if choices.seconds is None else began + choices.seconds
-            found = _milder(task, found, numbers, until=until, plan=plan)
+            found = _milder(settled, traits, found, numbers, until=until, plan=plan)
             if files.writes():
-                _put_aside(folder, found.recipe)
-        return numbers
+                folder.put_aside()
+                folder.recipe.write(found.recipe)
+                folder.make_room()
+        _conclude(folder, numbers, found.recipe, progress=progress, finished=finished)
+        return FitResult(
+            model=ended.model or _load(trained, folder),
+            recipe=found.recipe,
+            scores={k: v for k, v in numbers.items() if k.partition("_")[0] in ("validation", "test")},
+            found=found,
+            folder=folder.path,
+            numbers=numbers,
+            finished_before=finished,
+        )
 
 
 class _SetbackHook(Hook):
     """Ends a training that has lost what short cycles learned, at its last update and before the test split is read.
 
     Args:
-        probed: What `probes.json` holds.
+        probed: The short cycles, as the run's folder keeps them.
     """
 
     def __init__(self, probed: Mapping[str, Any]) -> None:
@@ -141,65 +280,102 @@ class _SetbackHook(Hook):
         best, first = min(losses, default=inf), probed.get("first_loss")
         self.most = inf if first is None else best + SETBACK * max(0.0, first - best)
 
-    def on_log(self, trainer: Trainer, row: Mapping[str, float | None]) -> None:
+    def on_log(self, run: RunState, row: Mapping[str, float | None]) -> None:
         """Look at the last row; a validation loss alone may rise because samples are learned by heart."""
-        if trainer.step < trainer.recipe.steps:
+        if run.step < run.recipe.steps:
             return
         train_loss, validation_loss = row.get("train_loss"), row.get("validation_loss")
         if train_loss is not None and validation_loss is not None and min(train_loss, validation_loss) > self.most:
             raise BreakdownError("short cycles ended better")
 
 
-def _refuse_others(found: Recipe, choices: Choices, *, samples: int, name: str, seed: int, folder: Path) -> None:
-    """Refuse to go on with a recipe that other choices made, or with a finished run of another task or seed."""
-    made = choices.recipe(batch_size=found.batch_size, steps=found.steps, max_lr=found.max_lr, reasons={})
-    asked = {k: v for k, v in vars(made).items() if k not in (*SEARCHED, *FOLLOWING)}
-    asked |= {k: v for k in SEARCHED if (v := getattr(choices, k)) is not None}
-    if choices.epochs is not None:
-        asked["steps"] = updates_of(choices, samples, found.batch_size)
-    kept = {k: getattr(found, k) for k in asked}
-    if (run := folder / "run.json").exists():
-        asked |= {"name": name, "seed": seed}
-        kept |= {k: v for k, v in files.read_json(run).items() if k in ("name", "seed")}
+def _plan(
+    task: Task, settled: Settled, plan: ExecutionPlan | str | None, device: str, *, progress: bool
+) -> ExecutionPlan:
+    """The plan that is given, in words or not, or what a search finds."""
+    if isinstance(plan, ExecutionPlan):
+        return plan
+    report: Callable[[PlanSearch], None] | None = (lambda found: say(f"plan: {found.reason}")) if progress else None
+    return plan_for(task, settled.look, device=device, words=plan, seconds=settled.choices.seconds, report=report)
+
+
+def _found_before(folder: RunFolder, recipe: Recipe) -> Found:
+    """What an interrupted or finished run in the folder had found, and what it took."""
+    seconds = (folder.probes.found() or {}).get("seconds", 0.0)
+    seconds += sum(failed.numbers.read()["seconds"] for failed in folder.diverged)
+    return Found(recipe=recipe, search=folder.range_test.found(), seconds=seconds)
+
+
+def _keep(folder: RunFolder, found: Found) -> None:
+    """Keep what was found; the recipe itself is written when the training begins."""
+    if found.search:
+        folder.range_test.write(found.search)
+    if found.peak:
+        folder.probes.write({**asdict(found.peak), "seconds": round(found.seconds, 3)})
+
+
+def _refuse_another_task(folder: RunFolder, marks: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds a run of another model, loss, metric, optimizer, data or seed."""
+    for name, mark in (folder.task.found() or {}).items():
+        if (asked := marks.get(name)) != mark:
+            told = f" ({mark}, not {asked})" if name in ("name", "seed") else ""
+            raise UserError(
+                f"{folder.path} holds a run with another {name}{told}: name another folder, or replace it "
+                "(overwrite=True, --overwrite)"
+            )
+
+
+def _refuse_other_choices(found: Recipe, settled: Settled, folder: RunFolder) -> None:
+    """Refuse to go on with a recipe that other choices made."""
+    made = settled.at(found.max_lr, steps=found.steps)
+    asked = {k: v for k, v in vars(made).items() if k not in (*OPEN, *FOLLOWING)}
+    asked |= {
+        k: settled.value(k) for k in OPEN if settled.origin(k) == "given" and not (k == "steps" and settled.timed)
+    }
     for k, value in asked.items():
-        if kept[k] != value:
-            raise UserError(f"{folder} holds a run with {k} {kept[k]}, not {value}: name another folder")
+        if getattr(found, k) != value:
+            raise UserError(f"{folder.path} holds a run with {k} {getattr(found, k)}, not {value}: name another folder")
 
 
-def _milder(task: Task, found: Found, numbers: Numbers, *, until: float | None, plan: ExecutionPlan) -> Found:
+def _milder(
+    settled: Settled, traits: Traits, found: Found, numbers: Numbers, *, until: float | None, plan: ExecutionPlan
+) -> Found:
     """What follows from a training that diverged: a third of its peak, in the time that is left, counted as search."""
     recipe, reached = found.recipe, numbers["steps"]
     reasons = {**recipe.reasons, "max_lr": f"a third of {recipe.max_lr:.3g}, which diverged at update {reached:,}"}
     recipe = at_peak(replace(recipe, reasons=reasons), float(f"{recipe.max_lr / LOWER:.3g}"))
     if until is not None:
         fits = int((until - time.perf_counter()) / (numbers["seconds"] / max(1, reached)))
-        recipe = of_length(recipe, plan.fabric().broadcast(max(FEWEST, min(recipe.steps, fits))))
-    if reasons.get("weight_decay", "given") != "given":
-        decay, why = balanced_decay(recipe, len(task.train), kind=kind_of(task, recipe))
-        recipe = replace(recipe, weight_decay=decay, reasons={**reasons, "weight_decay": why})
+        fewest = LengthLaw().fewest
+        recipe = of_length(recipe, plan.fabric().broadcast(max(fewest, min(recipe.steps, fits))))
+    if settled.origin("weight_decay") != "given":
+        recipe = settled.balanced(recipe, traits)
     return Found(recipe=recipe, seconds=found.seconds + numbers["seconds"])
 
 
-def _diverged(folder: Path) -> list[Path]:
-    """What was put aside."""
-    return [*folder.glob("diverged-*")]
+def _conclude(folder: RunFolder, numbers: Numbers, recipe: Recipe, *, progress: bool, finished: bool) -> None:
+    """Write the report and say how the run ended, in process 0 only."""
+    if not files.writes():
+        return
+    from superconv.report.html import write_report  # matplotlib, which a run need not wait for
+
+    page = write_report([folder.path], folder.report)
+    if progress:
+        if finished:
+            say(f"{folder.path} holds this run, finished before")
+        print_ending(numbers, recipe)
+        say(f"report: {page}")
 
 
-def _put_aside(folder: Path, following: Recipe) -> None:
-    """Keep what a diverged training left, but for its weights, and make room for the next, in an order that may end."""
-    kept, making = folder / f"diverged-{1 + len(_diverged(folder))}", folder / ".diverged"
-    making.mkdir(exist_ok=True)
-    for name in ("recipe.yaml", "history.jsonl", "estimate.jsonl", "run.json"):
-        if (folder / name).exists():
-            shutil.copy2(folder / name, making / name)
-    making.rename(kept)
-    files.write_text(folder / "recipe.yaml", following.to_yaml())
-    for name in ("run.json", CHECKPOINT, "model.safetensors", "history.jsonl", "estimate.jsonl"):
-        (folder / name).unlink(missing_ok=True)
+def _load(task: Task, folder: RunFolder) -> nn.Module:
+    """The trained network of a run that was finished before."""
+    model = task.model()
+    model.load_state_dict(folder.weights.read())
+    return model.eval()
 
 
-def _estimating(steps: int, folder: Path) -> EstimateHook:
+def _estimating(steps: int, folder: RunFolder) -> EstimateHook:
     """Measures the curvature a hundred times, and its largest eigenvalue at five of them."""
     tenth = max(1, steps // 10)
     measured = Estimation(forms={"estimate": {"norm": "l2"}}, every=max(1, tenth // 10), probe_every=2 * tenth)
-    return EstimateHook(measured, folder)
+    return EstimateHook(measured, folder.estimates.path)

@@ -16,15 +16,14 @@ from superconv.data.source import ResidentImages
 from superconv.errors import Interrupted, UserError
 from superconv.models.record import RecordNet
 from superconv.recipe import Recipe, plain
-from superconv.specs import ImageTask
-from superconv.studies.intervals import mean_interval
-from superconv.studies.runner import plan_for
+from superconv.runs.runner import plan_for
+from superconv.specs.image_task import ImageTask
+from superconv.stats import mean_interval
 from superconv.training.averaging import Lookahead
-from superconv.training.hooks import Hook
+from superconv.training.hooks import Hook, RunState
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
 from superconv.training.task import Task, image_task
-from superconv.training.trainer import Trainer
 
 WHITENED = 5000  # training images that the first layer is computed from
 BIAS_RATE = 64  # times the rate, for the biases of batch norms
@@ -98,10 +97,11 @@ class FreezeWhitening(Hook):
     def __init__(self, until: float = 0.3) -> None:
         self._until = until
 
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, run: RunState) -> None:
         """Freeze it when its time is over."""
-        bias = trainer.model.module.whitening.bias
-        if bias.requires_grad and trainer.step >= self._until * trainer.recipe.steps:
+        whitening: Any = run.module.whitening
+        bias = whitening.bias
+        if bias.requires_grad and run.step >= self._until * run.recipe.steps:
             bias.requires_grad_(False)
             bias.grad = None
 
@@ -176,7 +176,7 @@ def speedrun(
         UserError: The data cannot be had or do not suit the network.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    clock = _Clock()
+    clock = _Stopwatch()
     augmentation = Augmentation(flip="alternating", shift=2, padding="reflect")
     task = record_task(data.load(name, validation=0, augmentation=augmentation), chosen.width)
     steps = max(20, round(chosen.epochs * len(task.train) / chosen.batch_size))
@@ -231,7 +231,7 @@ def _rehearsal(task: Task) -> Task:
     return replace(task, test=replace(train, images=train.images[:count], labels=train.labels[:count]))
 
 
-class _Clock:
+class _Stopwatch:
     """Seconds since the last lap."""
 
     def __init__(self) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from superconv.training.hooks import Hook
-from superconv.training.trainer import Trainer
+from superconv.training.hooks import Hook, RunState
 
 
 class Lookahead(Hook):
@@ -27,18 +26,18 @@ class Lookahead(Hook):
         self._start, self._every, self._decay = start, every, decay
         self._average: list[Tensor] | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: RunState) -> None:
         """Bring a checkpoint's average to where the network is."""
         if self._average is not None:
-            self._average = [t.to(trainer.device) for t in self._average]
+            self._average = [t.to(run.device) for t in self._average]
 
     @torch.no_grad()
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, run: RunState) -> None:
         """Move the average, and the network to it."""
-        step, steps = trainer.step, trainer.recipe.steps
+        step, steps = run.step, run.recipe.steps
         if step < self._start * steps or (step % self._every and step < steps):
             return
-        tensors = [t for t in trainer.model.module.state_dict().values() if t.is_floating_point()]
+        tensors = [t for t in run.module.state_dict().values() if t.is_floating_point()]
         if self._average is None:
             self._average = [t.clone() for t in tensors]
             return

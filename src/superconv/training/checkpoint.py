@@ -12,8 +12,6 @@ from superconv.errors import UserError, one_line
 from superconv.training.hooks import Hook
 from superconv.training.trainer import Trainer
 
-NAME = "checkpoint.pt"
-
 
 def save(trainer: Trainer, path: Path, *, seconds: float) -> None:
     """Write weights, buffers, optimizers, scaler, hooks and position; `seconds` is the training time so far."""

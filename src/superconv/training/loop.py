@@ -15,8 +15,8 @@ from superconv.data import Source
 from superconv.history import History, Row
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
-from superconv.training import checkpoint
-from superconv.training.broken import BreakdownError
+from superconv.training.breakdown import BreakdownError
+from superconv.training.checkpoint import load, save
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import ExecutionPlan
 from superconv.training.signals import StopRequest
@@ -53,7 +53,8 @@ def train(
     *,
     plan: ExecutionPlan | None = None,
     seed: int = 0,
-    folder: Path | None = None,
+    history: Path | None = None,
+    checkpoint: Path | None = None,
     resume: bool = False,
     evaluations: int = 10,
     evaluation_samples: int | None = None,
@@ -70,8 +71,9 @@ def train(
         recipe: How.
         plan: Where; chosen for this machine if not given.
         seed: Decides initial weights, order, augmentation and dropout.
-        folder: Where `history.jsonl` and the checkpoint go; without it nothing is written.
-        resume: Go on from the folder's checkpoint, if there is one.
+        history: File that gets a row for each logged update, as JSON lines; not written if not given.
+        checkpoint: File that keeps the whole state while the run goes; not written if not given.
+        resume: Whether to go on from the checkpoint, if there is one.
         evaluations: How often the validation split is read, the end included; 0 leaves that out.
         evaluation_samples: So many of its samples each time; none takes all. More than there are go around them, each
             evaluation going on where the last one stopped, as Caffe's do. The final scores are always of all.
@@ -91,17 +93,16 @@ def train(
     """
     with isolated_rng(), StopRequest() as request:
         trainer = Trainer(task, recipe, plan=plan or ExecutionPlan.choose(), seed=seed, hooks=hooks, stages=stages)
-        path = None if folder is None else folder / checkpoint.NAME
-        spent = checkpoint.load(trainer, path) if resume and path and path.exists() else 0.0
-        saver = _Saver(trainer, path, steps=checkpoint_steps, minutes=checkpoint_minutes, spent=spent)
-        with _open_history(trainer, folder) as history, ExitStack() as ending:
+        spent = load(trainer, checkpoint) if resume and checkpoint and checkpoint.exists() else 0.0
+        saver = _Saver(trainer, checkpoint, steps=checkpoint_steps, minutes=checkpoint_minutes, spent=spent)
+        with _open_history(trainer, history) as rows_kept, ExitStack() as ending:
             for hook in hooks:
                 ending.callback(hook.on_end, trainer)
                 hook.on_start(trainer)
             try:
                 stopped, rates = _updates(
                     trainer,
-                    history,
+                    rows_kept,
                     saver,
                     request,
                     evaluations=evaluations,
@@ -169,7 +170,7 @@ def _updates(
             if not isfinite(row["train_loss"] or 0.0):
                 return "diverged", rates
             asked = trainer.any(asked)
-        stops = asked and (logs or trainer.fabric.world_size == 1)  # several processes stop at a common row
+        stops = asked and (logs or trainer.alone)  # several processes stop at a common row
         if saver.due(step) or stops:
             saver.save(history)
         if stops and step < steps:
@@ -190,7 +191,7 @@ class _Saver:
 
     def __init__(self, trainer: Trainer, path: Path | None, *, steps: int | None, minutes: float, spent: float) -> None:
         self._trainer, self._steps, self._minutes = trainer, steps, minutes
-        self._path = path if trainer.fabric.is_global_zero else None
+        self._path = path if trainer.writes else None
         self._last = time.perf_counter()
         self._began = self._last - spent
 
@@ -208,13 +209,13 @@ class _Saver:
         if self._path is not None:
             if history:
                 history.sync()
-            checkpoint.save(self._trainer, self._path, seconds=self.seconds)
+            save(self._trainer, self._path, seconds=self.seconds)
 
 
 @contextmanager
-def _open_history(trainer: Trainer, folder: Path | None) -> Iterator[History | None]:
-    if folder is None or not trainer.fabric.is_global_zero:
+def _open_history(trainer: Trainer, path: Path | None) -> Iterator[History | None]:
+    if path is None or not trainer.writes:
         yield None
     else:
-        with History(folder / "history.jsonl", until=trainer.step) as history:
+        with History(path, until=trainer.step) as history:
             yield history

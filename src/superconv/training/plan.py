@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import gc
+import importlib.metadata
 import logging
 import os
 import platform
@@ -104,9 +105,11 @@ def computes_bf16(device: str) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers of a run."""
-    from superconv import __version__
-
-    return {"superconv": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "superconv": importlib.metadata.version("superconv"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def machine(device: str) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from superconv import files
-from superconv.data.cache import cache_folder
+from superconv.data.reading.cache import cache_folder
 from superconv.errors import UserError, one_line
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
-from superconv.training.broken import BreakdownError
+from superconv.training.breakdown import BreakdownError
 from superconv.training.plan import CompileMode, ExecutionPlan, Precision, computes_bf16, machine, versions
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
@@ -36,7 +36,7 @@ EVEN = 1.03  # a simpler plan that is no slower than this against the fastest is
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TimedPlan:
     """One plan, tried."""
 
     plan: ExecutionPlan
@@ -62,7 +62,7 @@ class PlanSearch:
     reason: str
     batch_size: int
     """Of the trials: smaller than the run's where that would have taken too long."""
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[TimedPlan, ...] = ()
     compiling_tried: bool = False
 
 
@@ -142,11 +142,11 @@ class _Contender:
     def images(self) -> bool:
         return next(self._batches)[0].dim() == 4
 
-    def trial(self) -> Trial:
+    def trial(self) -> TimedPlan:
         quartiles = statistics.quantiles(self.seconds, n=4, method="inclusive") if len(self.seconds) > 1 else None
         spread = (quartiles[0], quartiles[2]) if quartiles else None
         seconds = statistics.median(self.seconds) if self.seconds else None
-        return Trial(plan=self.plan, seconds=seconds, quartiles=spread, first=self.first, refused=self.refused)
+        return TimedPlan(plan=self.plan, seconds=seconds, quartiles=spread, first=self.first, refused=self.refused)
 
     def _timed(self) -> float:
         torch.set_num_threads(self._threads)
@@ -284,20 +284,20 @@ def _chosen(found: PlanSearch, updates: float) -> PlanSearch:
     return replace(found, plan=best.plan, reason=f"{best.plan.words}: {gain}")
 
 
-def _eager(trials: Sequence[Trial]) -> Trial:
+def _eager(trials: Sequence[TimedPlan]) -> TimedPlan:
     """The best plan that is not compiled: first whatever the threads, then with fewer of them."""
     first = _simplest([t for t in trials if not t.plan.compiled and not t.plan.threads])
     return _simplest([first, *(t for t in trials if not t.plan.compiled and t.plan.threads)])
 
 
-def _simplest(trials: Sequence[Trial]) -> Trial:
+def _simplest(trials: Sequence[TimedPlan]) -> TimedPlan:
     """The fastest, or the first that cannot be told from it."""
     best = min(trials, key=lambda trial: trial.pace)
     high = max(EVEN * best.pace, (best.quartiles or (0.0, 0.0))[1])
     return next(trial for trial in trials if trial.pace <= high)
 
 
-def _long(trials: Sequence[Trial], updates: float) -> bool:
+def _long(trials: Sequence[TimedPlan], updates: float) -> bool:
     """Whether so many updates last long enough to try compiling for them."""
     return updates * _eager(trials).pace > COMPILE_AFTER
 
@@ -329,7 +329,7 @@ def _kept(path: Path, device: str) -> PlanSearch | None:
     try:
         stored = files.read_json(path)
         trials = tuple(
-            Trial(
+            TimedPlan(
                 **{
                     **t,
                     "plan": ExecutionPlan(**{**t["plan"], "device": device}),

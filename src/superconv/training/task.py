@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from superconv import data, models, optim
+from superconv import data, models
 from superconv.data import ImageData, Source
 from superconv.data.augment import Augmentation
 from superconv.errors import UserError
+from superconv.rates.snapshot import isolated_rng
+from superconv.rates.traits import Traits, traits_of
 from superconv.recipe import Recipe
-from superconv.specs import ImageTask
+from superconv.specs.image_task import ImageTask
+from superconv.training import optimizers
 
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -51,10 +54,16 @@ class Task:
     higher_is_better: bool = True
     shuffle: bool = True
     """Whether each epoch visits the training samples in an order of its own, or all in theirs."""
-    optimizer: Callable[[nn.Module, Recipe], Optimizer | Iterable[Optimizer]] = optim.make
+    optimizer: Callable[[nn.Module, Recipe], Optimizer | Iterable[Optimizer]] = optimizers.make
     """Makes the optimizer, or several that share the schedule and keep their ratio."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is stored with a run, so that its weights can be used: class names, normalisation, the model's name."""
+
+    def traits(self, recipe: Recipe) -> Traits:
+        """Traits of a fresh network and its optimizers; generators stay as they are."""
+        with isolated_rng():
+            model = self.model()
+            return traits_of(model, self.optimizers(model, recipe))
 
     def optimizers(self, model: nn.Module, recipe: Recipe) -> list[Optimizer]:
         """What `optimizer` makes, as a list."""

@@ -20,7 +20,7 @@ from superconv.optim import skips, unfuse
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.rates.schedules import Schedule
 from superconv.recipe import Recipe
-from superconv.training.broken import refusals
+from superconv.training.breakdown import refusals
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import CompileMode, ExecutionPlan
 from superconv.training.scores import Scores
@@ -50,9 +50,11 @@ class Trainer:
     ) -> None:
         self.purpose = purpose
         self.task, self.recipe, self.plan, self.seed = task, recipe, plan, seed
+        self.metric_name, self.watched = task.metric_name, task.watched
         self.hooks, self.stages = hooks, stages or Stages()
         self.fabric = plan.fabric()
         self.device = self.fabric.device
+        self.writes, self.alone = self.fabric.is_global_zero, self.fabric.world_size == 1
         torch.manual_seed(seed)
         model = task.model()
         if recipe.dropout is not None:
@@ -67,8 +69,9 @@ class Trainer:
                 raise UserError("fp16 is for one optimizer: use --plan bf16 or fp32")
             unfuse(optimizers[0])
         self.model, *self.optimizers = self.fabric.setup(model, *optimizers)
+        self.module, self.torch_optimizers = model, optimizers
         # Fabric's wrappers only convert, or bring processes together: idle, they cost a small network 10 %.
-        plain = self.fabric.world_size == 1 and plan.precision == "32-true"
+        plain = self.alone and plan.precision == "32-true"
         self._predictor: nn.Module = self.model.module if plain else self.model
         self._backward = self.stages.backward or (_backward if plain else Fabric.backward)
         self.schedulers = _schedulers(optimizers, recipe)
@@ -103,14 +106,14 @@ class Trainer:
     def update(self, batches: Iterator[tuple[Tensor, Tensor]]) -> bool:
         """Make one update from the next `accumulate` batches; whether it happened (fp16 may skip one)."""
         _seed_all(self.device, (self.seed, self.drawn, self.fabric.global_rank))
-        if not self.model.module.training:  # going through all modules takes as long as a small one's forward
+        if not self.module.training:  # going through all modules takes as long as a small one's forward
             self.model.train()
         parts = self.recipe.accumulate
         for part in range(parts):
             inputs, target = next(batches)
             with self.fabric.no_backward_sync(self.model) if part < parts - 1 else nullcontext():
                 output = self._output(inputs)
-                with refusals(output, alone=self.fabric.world_size == 1):
+                with refusals(output, alone=self.alone):
                     loss = self.stages.loss(self.criterion, output, target)
                 self._backward(self.fabric, loss / parts if parts > 1 else loss)
             self.scores.add(output, target, loss)
@@ -159,7 +162,7 @@ class Trainer:
         with self.evaluating() as model, torch.inference_mode(), self.fabric.autocast():
             for inputs, target in map(self._prepare, source.batches(draws, seed=self.seed, augment=False)):
                 output = model(inputs)
-                with refusals(output, alone=world == 1):
+                with refusals(output, alone=self.alone):
                     loss = self.task.loss(output, target)
                 scores.add(output, target, loss)
         return self._means(scores.sums)
@@ -182,6 +185,14 @@ class Trainer:
         batch = next(source.batches([(torch.zeros_like(indices), indices)], seed=self.seed, augment=False))
         return self._prepare(batch)
 
+    def forward(self, inputs: Any) -> Any:
+        """Output of the network without its compiled form, which other shapes would compile once more."""
+        return self.module.forward(inputs)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """Mean loss of a batch, without label smoothing."""
+        return self.task.loss(output, target)
+
     def read(self) -> dict[str, float]:
         """Mean training loss and metric since the last reading, over all processes; waits for the device."""
         means = self._means(self.scores.sums)
@@ -190,7 +201,7 @@ class Trainer:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all must ask together."""
-        if self.fabric.world_size == 1:
+        if self.alone:
             return flag
         return bool(self._summed(torch.tensor(float(flag), device=self.device)) > 0)
 

@@ -1,0 +1,1 @@
+"""Reading: from files on disk or the hub to arrays of images and labels."""

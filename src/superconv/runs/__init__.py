@@ -1,0 +1,1 @@
+"""Runs: made once, kept in folders, one or many at a time."""

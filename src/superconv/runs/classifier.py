@@ -1,0 +1,81 @@
+"""A finished run, used: its model with what it needs to read an image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superconv import files, models
+from superconv.data.augment import ImageTransform
+from superconv.data.reading.decode import Geometry, decode, read_file
+from superconv.errors import UserError, one_line
+from superconv.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    """Of every class, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier in evaluation mode, with the class names of its run and what images went through there."""
+
+    model: nn.Module
+    class_names: tuple[str, ...]
+    transform: ImageTransform
+    image_shape: tuple[int, int, int]
+    center: float = 1.0
+    """Share of the shorter side that is cut out where an image is brought to the model's size."""
+
+    @torch.inference_mode()
+    def predict(self, path: Path | str) -> Prediction:
+        """Classify an image file of any size; it is brought to that of the training images as those were.
+
+        Raises:
+            UserError: The file is no image.
+        """
+        probabilities = self.model(self._read(Path(path))).softmax(-1)[0]
+        ranked = sorted(zip(self.class_names, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
+        return Prediction(*ranked[0], dict(ranked))
+
+    def _read(self, path: Path) -> Tensor:
+        channels, height, width = self.image_shape
+        geometry = Geometry(channels, height if height == width else None, center=self.center)
+        pixels = torch.from_numpy(decode(read_file(path), geometry, str(path)))[None]
+        if pixels.shape[1:] != self.image_shape:  # no square: training images all had this size
+            pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+        nothing = torch.zeros(1, dtype=torch.int64)
+        return self.transform(pixels, (nothing, nothing), seed=0, augment=False)
+
+
+def load_run(folder: Path | str) -> Classifier:
+    """Load the model of a finished image-classification run.
+
+    Raises:
+        UserError: The folder holds no finished run, or its weights do not fit its model.
+    """
+    run = RunFolder(Path(folder))
+    if not run.finished:
+        raise UserError(f"{folder} holds no finished run (no {run.numbers.path.name}); finish it with --resume")
+    numbers = run.numbers.read()
+    try:
+        built = dict(numbers["model"])
+        shape = tuple(built.pop("image_shape"))
+        model = models.create(built.pop("name"), image_shape=shape, **built)
+        model.load_state_dict(run.weights.read())
+        statistics = {key: numbers[key] for key in ("mean", "std")}
+        transform = files.checked(ImageTransform, statistics, source=run.numbers.path)
+        names = tuple(numbers["class_names"])
+    except KeyError as error:
+        raise UserError(f"{run.numbers.path} describes no image classifier ({error} is missing)") from error
+    except RuntimeError as error:
+        raise UserError(f"{run.weights.path} does not fit its model: {one_line(error, most=200)}") from error
+    return Classifier(model.eval(), names, transform, shape, numbers.get("center", 1.0))

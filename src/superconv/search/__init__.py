@@ -1,0 +1,1 @@
+"""Choices made before or beside a run."""

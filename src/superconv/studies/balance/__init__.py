@@ -1,0 +1,1 @@
+"""How much other regularization a large rate leaves room for."""
