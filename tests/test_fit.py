@@ -23,7 +23,8 @@ from superconv.search.pace import measure_pace
 from superconv.search.recipe import Found
 from superconv.search.settle import settle
 from superconv.specs.choices import Choices
-from superconv.studies.fit import _milder, fit
+from superconv.studies.fit import fit
+from superconv.studies.retry import milder
 from superconv.training.estimation import EstimateHook
 from superconv.training.hooks import Hook
 
@@ -180,10 +181,10 @@ def test_minutes_leave_a_second_training_what_the_first_did_not_take():
     recipe = Recipe(steps=400, batch_size=32, max_lr=0.9, weight_decay=0.0, reasons={"weight_decay": "given"})
     settled, traits = settle(quadratic(), Choices(steps=400, weight_decay=0.0))
     numbers, until = {"steps": 100, "seconds": 10.0}, time.perf_counter() + 7
-    milder = _milder(settled, traits, Found(recipe=recipe, seconds=2.0), numbers, until=until, plan=PLAN)
-    assert 50 <= milder.recipe.steps <= 70
-    assert (milder.recipe.max_lr, milder.recipe.weight_decay, milder.seconds) == (0.3, 0.0, 12.0)
-    late = _milder(settled, traits, Found(recipe=recipe), numbers, until=time.perf_counter() - 1, plan=PLAN)
+    lower = milder(settled, traits, Found(recipe=recipe, seconds=2.0), numbers, until=until, plan=PLAN)
+    assert 50 <= lower.recipe.steps <= 70
+    assert (lower.recipe.max_lr, lower.recipe.weight_decay, lower.seconds) == (0.3, 0.0, 12.0)
+    late = milder(settled, traits, Found(recipe=recipe), numbers, until=time.perf_counter() - 1, plan=PLAN)
     assert late.recipe.steps == 20
 
 

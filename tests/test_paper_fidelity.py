@@ -308,7 +308,7 @@ def test_a_run_on_mean_image_input_predicts_and_says_how_it_is_repeated(tmp_path
     task = image_task(PAPER_TASK)
     recipe = Recipe(steps=30, batch_size=50, max_lr=0.1, **CAFFE)
     about = {"task": PAPER_TASK.plain()}
-    numbers = run_task(task, recipe, RunFolder(tmp_path), plan=ExecutionPlan(device="cpu"), seed=0, about=about).numbers
+    numbers = run_task(task, recipe, RunFolder(tmp_path), plan=ExecutionPlan(device="cpu"), seed=0, about=about)
     saved = load_run(tmp_path)
     images, labels = (part[:60] for part in load_digits().splits["test"])
     right = 0

@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from superconv import files
 from superconv.errors import Interrupted, UserError
@@ -24,16 +22,6 @@ from superconv.training.sweep import search_rates
 from superconv.training.task import Task, image_task
 
 Numbers = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A run that has ended."""
-
-    numbers: Numbers
-    """Its final numbers, as they are kept."""
-    model: nn.Module | None
-    """The network in evaluation mode; `None` where the run had been finished before this call."""
 
 
 def run(
@@ -83,7 +71,7 @@ def run(
         hooks=hooks,
         about=about,
         **options,
-    ).numbers
+    )
 
 
 def run_task(
@@ -96,26 +84,40 @@ def run_task(
     about: Mapping[str, Any],
     hooks: Sequence[Hook] = (),
     **options: Any,
-) -> Ended:
-    """Train a task in a folder, or go on there, or read what is finished; write recipe, history, weights and numbers.
+) -> Numbers:
+    """Train a task in a folder, or go on there, or read its numbers where it is finished.
 
-    `about` is added to `run.json`; `options` go to `train`.
+    `about` is added to the final numbers; `options` go to `train`.
     """
-    if _finished(folder, plan):
-        return Ended(numbers=folder.numbers.read(), model=None)
+    if (numbers := finished_numbers(folder, plan)) is not None:
+        return numbers
+    begin(folder, recipe, plan)
+    kept: dict[str, Any] = {"history": folder.history.path, "checkpoint": folder.checkpoint, "resume": True}
+    result = train(task, recipe, plan=plan, seed=seed, hooks=hooks, **kept, **options)
+    return finish(result, task, recipe, folder, plan=plan, seed=seed, about=about)
+
+
+def begin(folder: RunFolder, recipe: Recipe, plan: ExecutionPlan) -> None:
+    """Keep what a training goes by, before its first update."""
     folder.recipe.write(recipe)
     folder.plan.write(plan)
-    result = train(
-        task,
-        recipe,
-        plan=plan,
-        seed=seed,
-        history=folder.history.path,
-        checkpoint=folder.checkpoint,
-        resume=True,
-        hooks=hooks,
-        **options,
-    )
+
+
+def finish(
+    result: Run,
+    task: Task,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    plan: ExecutionPlan,
+    seed: int,
+    about: Mapping[str, Any],
+) -> Numbers:
+    """Keep the weights and the final numbers of a training, to which `about` is added.
+
+    Raises:
+        Interrupted: It was interrupted; its checkpoint goes on.
+    """
     if result.stopped == "interrupted":
         raise Interrupted(
             f"stopped after update {result.steps} of {recipe.steps}; "
@@ -130,7 +132,7 @@ def run_task(
     if files.writes():
         folder.checkpoint.unlink(missing_ok=True)
     plan.fabric().barrier()  # a study asks next what is finished, and all processes must see the same
-    return Ended(numbers=numbers, model=result.model)
+    return numbers
 
 
 def run_all(
@@ -231,17 +233,18 @@ def stored_plan(folder: RunFolder) -> ExecutionPlan | None:
     return plan
 
 
-def _finished(folder: RunFolder, plan: ExecutionPlan) -> bool:
-    """Whether process 0 sees a finished run; the others must not look while it writes."""
-    return bool(plan.fabric().broadcast(folder.finished)) if "WORLD_SIZE" in os.environ else folder.finished
+def finished_numbers(folder: RunFolder, plan: ExecutionPlan) -> Numbers | None:
+    """The final numbers of a run that process 0 sees finished; the others must not look while it writes."""
+    finished = bool(plan.fabric().broadcast(folder.finished)) if "WORLD_SIZE" in os.environ else folder.finished
+    return folder.numbers.read() if finished else None
 
 
 def _range_test(
     task: Task, spec: RunSpec, folder: RunFolder, *, plan: ExecutionPlan, about: Mapping[str, Any]
 ) -> Numbers:
     """Make the range test of a spec in its folder, or read it; its numbers hold the curve."""
-    if _finished(folder, plan):
-        return folder.numbers.read()
+    if (finished := finished_numbers(folder, plan)) is not None:
+        return finished
     recipe, start = spec.recipe, spec.recipe.base_lr
     search = search_rates(
         task,

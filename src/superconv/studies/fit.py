@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from math import inf
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,22 +11,20 @@ from torch import nn
 
 from superconv import files
 from superconv.errors import UserError
-from superconv.rates.laws import LengthLaw
-from superconv.rates.traits import Traits
 from superconv.recipe import Recipe, ScheduleName
 from superconv.report.terminal import console, print_ending, print_found, say
 from superconv.runs.folder import RunFolder
-from superconv.runs.runner import Numbers, plan_for, run_task, stored_plan
+from superconv.runs.runner import Numbers, begin, finish, finished_numbers, plan_for, stored_plan
 from superconv.runs.workspace import replacing
-from superconv.search.peak import at_peak, of_length
 from superconv.search.recipe import Found, complete
 from superconv.search.settle import Settled, settle
 from superconv.specs.choices import Choices
-from superconv.training.breakdown import BreakdownError
+from superconv.studies.retry import RETRIES, SetbackHook, milder
 from superconv.training.collapse import CollapseHook
 from superconv.training.estimation import EstimateHook, Estimation
 from superconv.training.fingerprint import fingerprint
-from superconv.training.hooks import Hook, RunState
+from superconv.training.hooks import Hook
+from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
 from superconv.training.plan_search import PlanSearch
 from superconv.training.progress import ProgressHook
@@ -35,8 +32,6 @@ from superconv.training.task import Task
 
 OPEN = ("batch_size", "steps", "max_lr", "weight_decay", "dropout")  # compared with a stored recipe where given
 FOLLOWING = ("base_lr", "final_lr", "reasons")  # never compared: they follow from the peak
-SETBACK = 0.1  # share of what short cycles learned, with which lost at its end a training has broken down on its way
-RETRIES, LOWER = 2, 3.0  # times that a training whose peak was found is made again if it diverges, so much lower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +208,7 @@ def fit_choices(
         evaluations: As for `fit`.
         kept: How checkpoints are kept, as for `fit`.
     """
-    began, trained = time.perf_counter(), final_task or task
+    began, trained, model = time.perf_counter(), final_task or task, None
     settled, traits = settle(task, choices)
     looking = [ProgressHook(console), *hooks] if progress else [*hooks]
     with files.locked(folder.path):
@@ -226,39 +221,38 @@ def fit_choices(
             found = _found_before(folder, stored)
         else:
             options: dict[str, Any] = {"plan": plan, "seed": seed, "hooks": looking, "evaluations": evaluations}
-            found = complete(task, settled, traits, began=began, **options)
+            found = (
+                complete(task, settled, traits, began=began, **options)
+                if settled.searched or settled.timed
+                else Found(recipe=settled.recipe(traits))
+            )
             _keep(folder, found)
         folder.task.write(marks)
         until = None if choices.seconds is None else began + choices.seconds
         probed = folder.probes.found() or {}
+        kept |= {"history": folder.history.path, "checkpoint": folder.checkpoint, "evaluations": evaluations}
         for attempt in range(len(folder.diverged), 1 + RETRIES):
             if progress and not finished:
                 print_found(found)
-            recipe, watching = found.recipe, [*looking, CollapseHook(), _SetbackHook(probed)]
+            recipe, watching = found.recipe, [*looking, CollapseHook(), SetbackHook(probed)]
             if choices.estimate:
                 watching.append(_estimating(recipe.steps, folder))
-            ended = run_task(
-                trained,
-                recipe,
-                folder,
-                plan=plan,
-                seed=seed,
-                about={"search_seconds": round(found.seconds, 3), **(about or {})},
-                hooks=watching,
-                evaluations=evaluations,
-                **kept,
-            )
-            numbers = ended.numbers
+            before = finished_numbers(folder, plan)
+            if before is None:
+                begin(folder, recipe, plan)
+                result = train(trained, recipe, plan=plan, seed=seed, hooks=watching, resume=True, **kept)
+                model, taken = result.model, {"search_seconds": round(found.seconds, 3), **(about or {})}
+            numbers = before or finish(result, trained, recipe, folder, plan=plan, seed=seed, about=taken)
             if numbers["stopped"] != "diverged" or settled.origin("max_lr") == "given" or attempt == RETRIES:
                 break
-            found = _milder(settled, traits, found, numbers, until=until, plan=plan)
+            found = milder(settled, traits, found, numbers, until=until, plan=plan)
             if files.writes():
                 folder.put_aside()
                 folder.recipe.write(found.recipe)
                 folder.make_room()
         _conclude(folder, numbers, found.recipe, progress=progress, finished=finished)
         return FitResult(
-            model=ended.model or _load(trained, folder),
+            model=_load(trained, folder) if model is None else model,
             recipe=found.recipe,
             scores={k: v for k, v in numbers.items() if k.partition("_")[0] in ("validation", "test")},
             found=found,
@@ -266,27 +260,6 @@ def fit_choices(
             numbers=numbers,
             finished_before=finished,
         )
-
-
-class _SetbackHook(Hook):
-    """Ends a training that has lost what short cycles learned, at its last update and before the test split is read.
-
-    Args:
-        probed: The short cycles, as the run's folder keeps them.
-    """
-
-    def __init__(self, probed: Mapping[str, Any]) -> None:
-        losses = [probe["loss"] for probe in probed.get("probes", ()) if probe["loss"] is not None]
-        best, first = min(losses, default=inf), probed.get("first_loss")
-        self.most = inf if first is None else best + SETBACK * max(0.0, first - best)
-
-    def on_log(self, run: RunState, row: Mapping[str, float | None]) -> None:
-        """Look at the last row; a validation loss alone may rise because samples are learned by heart."""
-        if run.step < run.recipe.steps:
-            return
-        train_loss, validation_loss = row.get("train_loss"), row.get("validation_loss")
-        if train_loss is not None and validation_loss is not None and min(train_loss, validation_loss) > self.most:
-            raise BreakdownError("short cycles ended better")
 
 
 def _plan(
@@ -335,22 +308,6 @@ def _refuse_other_choices(found: Recipe, settled: Settled, folder: RunFolder) ->
     for k, value in asked.items():
         if getattr(found, k) != value:
             raise UserError(f"{folder.path} holds a run with {k} {getattr(found, k)}, not {value}: name another folder")
-
-
-def _milder(
-    settled: Settled, traits: Traits, found: Found, numbers: Numbers, *, until: float | None, plan: ExecutionPlan
-) -> Found:
-    """What follows from a training that diverged: a third of its peak, in the time that is left, counted as search."""
-    recipe, reached = found.recipe, numbers["steps"]
-    reasons = {**recipe.reasons, "max_lr": f"a third of {recipe.max_lr:.3g}, which diverged at update {reached:,}"}
-    recipe = at_peak(replace(recipe, reasons=reasons), float(f"{recipe.max_lr / LOWER:.3g}"))
-    if until is not None:
-        fits = int((until - time.perf_counter()) / (numbers["seconds"] / max(1, reached)))
-        fewest = LengthLaw().fewest
-        recipe = of_length(recipe, plan.fabric().broadcast(max(fewest, min(recipe.steps, fits))))
-    if settled.origin("weight_decay") != "given":
-        recipe = settled.balanced(recipe, traits)
-    return Found(recipe=recipe, seconds=found.seconds + numbers["seconds"])
 
 
 def _conclude(folder: RunFolder, numbers: Numbers, recipe: Recipe, *, progress: bool, finished: bool) -> None:
