@@ -2,7 +2,7 @@
 
 A fit of the digits is run with a peak that is found nowhere else. A file is on the way if one of its functions is being
 called when the optimizer makes its first update, if one was called with the number before and gave something back, or
-if one asks the schedule for the number while training. The ends, `cli.py` and torch's optimizer, are not counted, nor are
+if one asks the schedule for the number while training. The ends are not counted (`cli.py`, torch's optimizer), nor are
 functions that only refuse, write or print.
 """
 

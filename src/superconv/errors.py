@@ -7,6 +7,13 @@ class UserError(ValueError):
     """Something the user gave cannot be used; the message says what, where, and what to do, in one line.
 
     The command line prints it without a traceback and exits with status 2.
+
+    >>> import superconv
+    >>> try:
+    ...     superconv.Recipe(steps=0, batch_size=32, max_lr=0.1)
+    ... except superconv.UserError as error:
+    ...     print(error)
+    steps must be a number of at least 1, not 0
     """
 
 

@@ -22,6 +22,11 @@ class Recipe:
 
     Rates are per update, fractions are of `steps`. The defaults are the preset `paper`: Smith & Topin's 1cycle policy
     with the cyclical momentum of arXiv 1803.09820.
+
+    >>> import superconv
+    >>> recipe = superconv.Recipe(steps=100, batch_size=32, max_lr=0.5)
+    >>> recipe.learning_rate()(45), round(recipe.momentum_schedule()(45), 2)
+    (0.5, 0.85)
     """
 
     steps: int

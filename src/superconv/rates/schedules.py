@@ -3,6 +3,11 @@
 A schedule maps t = 0, 1, 2, … to the value used by update t. A run of N updates uses t = 0 … N−1: the last value is
 reached at N−1 and held from then on, a peak is hit on a step, and phases end at rounded integers. Constructors check
 their arguments and return a closure.
+
+>>> from superconv import schedules
+>>> cycle = schedules.one_cycle(100, 0.5)
+>>> cycle(0), cycle(45), cycle(100)
+(0.05, 0.5, 0.0005)
 """
 
 from bisect import bisect_right

@@ -57,6 +57,14 @@ def plot_curve(
         verdict: Bounds to draw, and the title.
         title: Another title.
         ax: Where to draw; a new figure if not given.
+
+    >>> import superconv
+    >>> nothing = (None,) * 3
+    >>> curve = superconv.Curve((0.1, 0.2, 0.3), (0, 1, 2), (0, 0, 0), (2.0, 1.5, 4.0), nothing, nothing, nothing)
+    >>> axes = superconv.plot_curve(curve)
+    >>> axes.get_xlabel()
+    'learning rate'
+    >>> axes.figure.savefig("range-test.png")
     """
     ax = ready(ax)
     scale, unit = scale_and_unit(curve.metric if curve.column.endswith("_metric") else "loss", curve.signal()[1])

@@ -30,7 +30,13 @@ START, START_ADAPTIVE = 0.1, 0.003  # first peak where no sweep says anything
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A recipe and what it rests on."""
+    """A recipe and what it rests on.
+
+    >>> import superconv
+    >>> recipe = superconv.Recipe(steps=100, batch_size=32, max_lr=0.5)
+    >>> superconv.Found(recipe=recipe).search is None  # nothing was searched
+    True
+    """
 
     recipe: Recipe
     search: RateSearch | None = None
@@ -66,6 +72,17 @@ def find_recipe(
     Raises:
         UserError: Choices contradict each other or would be made on the test split, or nothing that was tried trains
             the network.
+
+    >>> import torch, superconv
+    >>> x = torch.randn(256, 4)
+    >>> source = superconv.TensorSource(x, x.sum(1, keepdim=True))
+    >>> task = superconv.Task(
+    ...     name="sums", model=lambda: torch.nn.Linear(4, 1), train=source, validation=source,
+    ...     loss=torch.nn.functional.mse_loss, metric=None,
+    ... )
+    >>> found = superconv.find_recipe(task, superconv.Choices(steps=40))
+    >>> found.recipe.max_lr > 0, found.search.updates + found.peak.updates <= 200
+    (True, True)
     """
     began = time.perf_counter()
     settled, traits = settle(task, choices)

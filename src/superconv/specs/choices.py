@@ -9,7 +9,12 @@ from superconv.recipe import ScheduleName
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Values that the user settles. Those that are `None` are searched, or follow from laws or the preset."""
+    """Values that the user settles. Those that are `None` are searched, or follow from laws or the preset.
+
+    >>> import superconv
+    >>> superconv.Choices(epochs=3, max_lr=0.1).weight_decay is None
+    True
+    """
 
     epochs: float | None = None
     """Length of the training in passes over the data; where no length is given 12, 500 updates at least."""

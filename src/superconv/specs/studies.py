@@ -14,7 +14,12 @@ Axis = Literal["weight_decay", "batch_size", "momentum", "dropout"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Which schedules to train, for how long, from which seeds."""
+    """Which schedules to train, for how long, from which seeds.
+
+    >>> import superconv
+    >>> superconv.Comparison(schedules=("one_cycle", "cosine"), max_lr=("one_cycle=1,3",)).candidates()["one_cycle"]
+    (1.0, 3.0)
+    """
 
     schedules: tuple[ScheduleName, ...] = (
         "one_cycle",

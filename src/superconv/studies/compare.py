@@ -47,6 +47,17 @@ def compare(
 
     Raises:
         UserError: Something given cannot be used, or no run at all could be made.
+
+    >>> from pathlib import Path
+    >>> import superconv
+    >>> asked = superconv.Comparison(
+    ...     schedules=("one_cycle", "constant"), steps=(20,), seeds=1, max_lr=("one_cycle=0.1", "constant=0.1")
+    ... )
+    >>> recipe = superconv.Recipe(steps=20, batch_size=32, max_lr=0.1, min_momentum=None)
+    >>> task = superconv.ImageTask(data="digits")
+    >>> found = superconv.compare(task, asked, recipe, Path("compared"), plan="fp32,eager")
+    >>> sorted(found["schedules"])
+    ['constant', 'one_cycle']
     """
     executor = executor or InProcess()
     candidates = comparison.candidates()

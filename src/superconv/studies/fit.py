@@ -36,7 +36,19 @@ FOLLOWING = ("base_lr", "final_lr", "reasons")  # never compared: they follow fr
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """A finished fit."""
+    """A finished fit.
+
+    >>> import torch, superconv
+    >>> x = torch.randn(256, 4)
+    >>> source = superconv.TensorSource(x, x.sum(1, keepdim=True))
+    >>> task = superconv.Task(
+    ...     name="sums", model=lambda: torch.nn.Linear(4, 1), train=source, validation=source,
+    ...     loss=torch.nn.functional.mse_loss, metric=None,
+    ... )
+    >>> result = superconv.fit(task, "runs/sums", steps=20, max_lr=0.1, progress=False)
+    >>> result.model(x).shape, sorted(result.scores)
+    (torch.Size([256, 1]), ['validation_loss'])
+    """
 
     model: nn.Module
     """The trained network, in evaluation mode."""
@@ -136,6 +148,14 @@ def fit(
         UserError: Contradicting choices, unusable data, no rate that trains the network, or a folder with a run of
             other choices or of another task, or in which another process works.
         Interrupted: Ctrl-C or SIGTERM during the training, which left a checkpoint.
+
+    >>> import superconv
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> result = superconv.fit(task, "runs/doc", steps=60, max_lr=0.1, progress=False)
+    >>> result.scores["test_accuracy"] > 0.5
+    True
+    >>> superconv.fit(task, "runs/doc", steps=60, max_lr=0.1, progress=False).finished_before
+    True
     """
     choices = Choices(
         epochs=epochs,

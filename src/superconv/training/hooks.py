@@ -18,6 +18,14 @@ class RunState(Protocol):
 
     All but `stop` is to be read. Weights, buffers and optimizer state may be changed in place, as averages of weights
     do; what a hook replaces by another object is lost on a resume.
+
+    >>> import superconv
+    >>> class Patience(superconv.Hook):
+    ...     def on_update(self, run: superconv.RunState):
+    ...         run.stop = run.step == 5
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> superconv.train(task, superconv.Recipe(steps=20, batch_size=32, max_lr=0.1), hooks=[Patience()]).steps
+    5
     """
 
     stop: bool
@@ -96,9 +104,17 @@ class Hook:
 
     Every process calls its hooks; a hook that writes should ask `run.writes`.
 
-    >>> class Losses(Hook):
-    ...     def __init__(self): self.seen = []
-    ...     def on_log(self, run, row): self.seen.append(row["train_loss"])
+    >>> import superconv
+    >>> class Losses(superconv.Hook):
+    ...     def __init__(self):
+    ...         self.seen = []
+    ...     def on_log(self, run, row):
+    ...         self.seen.append(row["train_loss"])
+    >>> losses = Losses()
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> _ = superconv.train(task, superconv.Recipe(steps=20, batch_size=32, max_lr=0.1), hooks=[losses])
+    >>> len(losses.seen)
+    20
     """
 
     def on_start(self, run: RunState) -> None:
@@ -136,6 +152,12 @@ class Stages:
 
     `predict(model, inputs) -> output`, `loss(criterion, output, target) -> mean loss` and
     `backward(fabric, loss)`, which is `Fabric.backward` where none is given; the step is the optimizers' own.
+
+    >>> import superconv
+    >>> halved = superconv.Stages(loss=lambda criterion, output, target: criterion(output, target) / 2)
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> superconv.train(task, superconv.Recipe(steps=20, batch_size=32, max_lr=0.1), stages=halved).steps
+    20
     """
 
     predict: Callable[[nn.Module, Tensor], Tensor] = _predict

@@ -31,7 +31,14 @@ Stopped = Literal["interrupted", "diverged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a training gave."""
+    """What a training gave.
+
+    >>> import superconv
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> run = superconv.train(task, superconv.Recipe(steps=20, batch_size=32, max_lr=0.1))
+    >>> run.stopped is None, sorted(run.scores)
+    (True, ['test_accuracy', 'test_loss', 'validation_accuracy', 'validation_loss'])
+    """
 
     model: nn.Module
     """In evaluation mode."""
@@ -90,6 +97,12 @@ def train(
 
     Raises:
         UserError: The checkpoint is damaged or belongs to another model, or batches do not divide among processes.
+
+    >>> import superconv
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> run = superconv.train(task, superconv.Recipe(steps=60, batch_size=32, max_lr=0.1))
+    >>> run.steps, run.scores["test_accuracy"] > 0.5
+    (60, True)
     """
     with isolated_rng(), StopRequest() as request:
         trainer = Trainer(task, recipe, plan=plan or ExecutionPlan.choose(), seed=seed, hooks=hooks, stages=stages)
