@@ -45,3 +45,20 @@ def test_a_task_of_one_s_own(tmp_path, monkeypatch):
     exec(example("task"), scope)
     assert scope["result"].scores["validation_accuracy"] > 0.9
     assert Path("runs/mine/report.html").exists()
+
+
+def test_the_table_for_users_of_torch_gives_torch_s_own_cycle():
+    text = (Path(__file__).parents[1] / "docs" / "schedulers.md").read_text(encoding="utf-8")
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    scope = {"superconv": superconv, "optimizer": optimizer}
+    exec(re.search(r"<!-- example: torch-defaults -->\n```python\n(.*?)```", text, re.DOTALL)[1], scope)
+    theirs = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.1, total_steps=1000)
+    for _ in range(999):
+        ours, expected = optimizer.param_groups[0], theirs.param_groups[0]
+        assert abs(ours["lr"] - expected["lr"]) < 0.001
+        assert abs(ours["momentum"] - expected["momentum"]) < 0.002
+        for each, scheduler in ((optimizer, scope["schedule"]), (theirs, schedule)):
+            each.step()
+            scheduler.step()

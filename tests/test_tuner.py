@@ -23,7 +23,7 @@ from superconv.search.decay import balanced_decay
 from superconv.search.pace import Pace, measure_pace
 from superconv.search.peak import PeakSearch
 from superconv.search.recipe import _judged, budget, find_recipe
-from superconv.search.settle import settle
+from superconv.search.settle import Value, settle
 from superconv.specs.choices import Choices
 from superconv.studies.fit import fit
 from superconv.training import sweep as sweeps
@@ -350,3 +350,23 @@ def test_a_sweep_says_where_the_rates_lie(losses, where, noise):
     none, rows = (None,) * 50, (0,) * 50
     curve = Curve(tuple(lr), tuple(range(50)), rows, tuple(map(float, loss)), none, none, none)
     assert sweeps._elsewhere(curve, 1e-5, 10.0) == where
+
+
+def test_a_recipe_file_is_read_once(tmp_path, monkeypatch):
+    path, read = tmp_path / "recipe.yaml", []
+    path.write_text("weight_decay: 1e-3\n")
+    monkeypatch.setattr(Recipe, "load_part", classmethod(lambda cls, path: read.append(path) or {"weight_decay": 1e-3}))
+    result = fit(quadratic(), tmp_path / "run", steps=60, recipe_file=str(path), plan=PLAN, progress=False)
+    assert result.recipe.weight_decay == 1e-3
+    assert read == [path]
+
+
+def test_every_settled_value_says_where_it_comes_from(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("clip_norm: 1.0\n")
+    settled, traits = settle(quadratic(), Choices(steps=60, momentum=0.8, recipe_file=str(path)))
+    found = {name: settled.origin(name) for name in ("steps", "momentum", "min_momentum", "clip_norm", "batch_size")}
+    assert set(found.values()) == {"given", "law"}
+    assert (found["batch_size"], settled.origin("schedule"), settled.searched) == ("law", "preset", True)
+    given = settled.having(max_lr=Value(value=0.1, origin="searched", reason="short cycles"))
+    assert (given.origin("max_lr"), given.searched, given.recipe(traits).max_lr) == ("searched", False, 0.1)
