@@ -63,3 +63,72 @@ class DropoutLaw:
     most: float = 0.05
     """Rate for a run of one epoch; it grows with the root of the epochs, as the decay's effect does
     (docs/regret.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RampLaw:
+    """Constants of the policy. Those of prototypes were chosen on some twenty small tasks (docs/log.md)."""
+
+    start: float = 1e-3
+    """Update, as a share of the weights' median RMS, at which the ramp begins: far below any harm."""
+    growth: float = 1.2
+    """Factor of the rate from update to update. A transformer ended 25 % worse with 1.3."""
+    top: float = 0.5
+    """Update, as a share of the weights' median RMS, at which the ramp ends at the latest: a bound, no peak."""
+    longest: float = 0.2
+    """Share of the run that the ramp may take before it ends without an answer."""
+    fewest: int = 60
+    """Updates that a ramp may take, however short the run."""
+    smoothing: float = 0.25
+    """Weight of the newest training loss in the smoothed one, during the ramp."""
+    settle: int = 4
+    """Updates before a level is believed."""
+    rise: float = 0.25
+    """Share of what was learned by which the smoothed loss may rise before the ramp ends …"""
+    rise_floor: float = 0.03
+    """… or this share of the first loss …"""
+    sigmas: float = 3.0
+    """… or so many standard errors of the smoothed loss, whichever is most."""
+    learned: float = 0.05
+    """Share of the first loss by which it must have fallen for anything to be learned. Before that, only a clear rise
+    above the first loss ends the ramp."""
+    learned_probe: float = 0.2
+    """The same for a probe, whose early rises pass: the reading is the rate of its lowest loss, wherever the ramp ends."""
+    told: float = 0.002
+    """Share of the first loss by which a probe must have fallen for its lowest loss to say anything."""
+    chance: float = 0.3
+    """That rise, as a share of the first loss, of a probe; a third of it of smoothed training losses."""
+    patience: int = 3
+    """Updates in a row with a probe above its limit that end the ramp."""
+    start_heavy: float = 1e-4
+    """The same share for SGD, whose momentum makes ten updates of one."""
+    heavy_ball: float = 0.5
+    """Peak of SGD as a share of the rate at the lowest smoothed training loss."""
+    batch_norm: float = 1.5
+    """That share under batch norm, which frees the weights' scale."""
+    unlearned: float = 0.25
+    """Rate taken for the lowest loss's, as a share of where the loss rose, where nothing was learned before."""
+    probed: float = 0.85
+    """Peak of an adaptive optimizer as a share of the rate at the lowest probe."""
+    blind: float = 0.3
+    """Peak of an adaptive optimizer without a probe, whose training losses read three to four times too high."""
+    warm: float = 0.45
+    """Share of the remaining updates in which the rate rises to the peak."""
+    feet: float = 0.1
+    """Rate at the beginning of the rise, and at the beginning of the last fall, as a share of the peak."""
+    annihilation: float = 0.1
+    """Share of the remaining updates, at their end, in which the rate falls to a hundredth of its foot."""
+    slow: float = 0.05
+    """Weight of the newest loss in the slow one, by which the rise is watched."""
+    cap: float = 0.05
+    """Share of what was learned by which the slow loss may rise above its best; plus `sigmas` standard errors."""
+    cap_from: float = 0.25
+    """Share of the peak below which no rise of the loss is believed: the ramp has passed such rates without harm."""
+    cut: float = 0.5
+    """Top of the fall, as a share of the rate at the best slow loss, where the rise was cut short."""
+    bad: float = 0.5
+    """Share of what was learned whose loss is a breakdown."""
+    retreat: float = 1 / 3
+    """Factor of the rate after a breakdown."""
+    tries: int = 8
+    """Breakdowns after which the rate stays as low as it is."""
