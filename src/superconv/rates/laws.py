@@ -93,7 +93,7 @@ class RampLaw:
     """Share of the first loss by which it must have fallen for anything to be learned. Before that, only a clear rise
     above the first loss ends the ramp."""
     learned_probe: float = 0.2
-    """The same for a probe, whose early rises pass: its reading is the rate of its lowest loss, whenever the ramp ends."""
+    """The same for a probe, whose early rises pass; its reading is the rate of its lowest loss, whenever it ends."""
     told: float = 0.002
     """Share of the first loss by which a probe must have fallen for its lowest loss to say anything."""
     chance: float = 0.3
