@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from superconv import files
 from superconv.commands import options
-from superconv.errors import UserError
+from superconv.errors import UserError, one_line
 from superconv.rates.curve import Curve
 from superconv.rates.verdict import judge as judge_curve
 from superconv.report.terminal import console, print_verdict
@@ -53,13 +53,22 @@ def predict(command: options.Predict, line: str) -> None:
     """`superconv predict`."""
     from superconv.runs.classifier import load_run
 
-    saved = load_run(command.run)
+    if not command.images:
+        raise UserError(f"name the images to classify: superconv predict {command.run} IMAGE …")
+    saved, failed = load_run(command.run, trust=command.trust), 0
     for path in command.images:
-        prediction = saved.predict(path)
+        try:
+            prediction = saved.predict(path)
+        except UserError as error:
+            failed += 1
+            console.print(f"superconv: {one_line(error)}", soft_wrap=True)
+            continue
         if command.json:
             print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
         else:
             print(f"{path}: {prediction.label} ({prediction.probability:.1%})")
+    if failed:
+        raise UserError(f"{failed} of {len(command.images)} images could not be classified")
 
 
 def doctor(command: options.Doctor, line: str) -> None:

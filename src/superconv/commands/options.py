@@ -268,6 +268,8 @@ class Predict:
     """Folder of a finished run."""
     images: Positional[tuple[Path, ...]]
     """Image files of any size."""
+    trust: bool = False
+    """Run the code that the run's files name, where its model is package.module:callable and no built-in one."""
     json: bool = False
     """Print one JSON object a line."""
 

@@ -119,6 +119,11 @@ def default_model(image_shape: tuple[int, int, int]) -> str:
     return "lenet" if channels == 1 else "resnet20"
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a name is an import string, whose code is nobody's here."""
+    return name not in _NAMED and bool(_IMPORT.fullmatch(name))
+
+
 def takes(name: str, argument: str) -> bool:
     """Whether a network has an argument of its own, such as `dropout`.
 
@@ -198,7 +203,10 @@ def _imported(path: str) -> Factory:
     try:
         found = pkgutil.resolve_name(path)
     except ImportError as error:
-        raise UserError(f"model {path} cannot be imported: {one_line(error)}") from error
+        raise UserError(
+            f"model {path} cannot be imported: {one_line(error)}; run this in the folder that holds it, or name that "
+            "folder in PYTHONPATH"
+        ) from error
     except AttributeError as error:
         module, _, attribute = path.partition(":")
         raise UserError(f"model {path} cannot be imported: {module} has no {attribute}") from error

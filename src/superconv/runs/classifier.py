@@ -56,11 +56,17 @@ class Classifier:
         return self.transform(pixels, (nothing, nothing), seed=0, augment=False)
 
 
-def load_run(folder: Path | str) -> Classifier:
+def load_run(folder: Path | str, *, trust: bool = False) -> Classifier:
     """Load the model of a finished image-classification run.
 
+    Args:
+        folder: Folder of the run.
+        trust: Whether code that the run's files name may be run: needed where the model is an import string, and no
+            built-in one.
+
     Raises:
-        UserError: The folder holds no finished run, or its weights do not fit its model.
+        UserError: The folder holds no finished run, names code that is not trusted, or its weights do not fit its
+            model.
     """
     run = RunFolder(Path(folder))
     if not run.finished:
@@ -69,7 +75,13 @@ def load_run(folder: Path | str) -> Classifier:
     try:
         built = dict(numbers["model"])
         shape = tuple(built.pop("image_shape"))
-        model = models.create(built.pop("name"), image_shape=shape, **built)
+        name = str(built.pop("name"))
+        if models.is_foreign(name) and not trust:
+            raise UserError(
+                f"{run.numbers.path} names {name} as its model, which would run code that is not superconv's: if you "
+                "trust it, say so by --trust (in Python: load_run(folder, trust=True))"
+            )
+        model = models.create(name, image_shape=shape, **built)
         model.load_state_dict(run.weights.read())
         statistics = {key: numbers[key] for key in ("mean", "std")}
         transform = files.checked(ImageTransform, statistics, source=run.numbers.path)

@@ -31,8 +31,8 @@ def run_folder(
         plan: Execution plan of the processes.
 
     Raises:
-        UserError: There is no run to resume or none is named, one that is in the way or is being made, something that
-            is no run, or the working folder.
+        UserError: A run to resume is not named or has other options, one is in the way or is being made, or the folder
+            holds something that is no run, or the working folder.
     """
     if resume and out is None:
         raise UserError(f"--resume goes on with the run that --out names, such as --out {Path('runs') / name}-1")
@@ -94,11 +94,10 @@ def _prepare(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder: choose another --out")
     if resume:
-        if not spec.exists():
-            raise UserError(f"{folder} holds no run to resume; give --out the folder of one")
-        if (before := spec.read()) != settled:
+        Replacement(folder).mend()
+        if spec.exists() and (before := spec.read()) != settled:
             raise UserError(f"{folder} holds a run with other options ({_differences(before, settled)})")
-    else:
+    if not resume or not spec.exists():  # a run that was interrupted before anything was kept is begun
         with files.locked(folder) if folder.exists() else nullcontext():
             _make_empty(folder, overwrite=overwrite)
     held = files.locked(folder)
