@@ -141,7 +141,7 @@ def load(
         validation=ready.sources.get("validation"),
         test=ready.sources["test"],
         image_shape=ready.shape,
-        notes=(*ready.notes, *choice.notes),
+        notes=(*found.notes, *choice.notes, *ready.notes),
         image_fit=reading.fit,
         center=ready.center,
     )
@@ -282,4 +282,4 @@ def _streamed(
     notes += notes_of({"train": seen}, shape, reading, kind="images looked at")
     if shape[0] == 1:
         notes.append(f"the {len(sample)} training images looked at are grey: colour in others is turned grey")
-    return _Ready(sources, transform, shape, center, (*table.notes, *notes))
+    return _Ready(sources, transform, shape, center, tuple(notes))

@@ -19,7 +19,7 @@ from superconv.data.reading.splits import Rows
 
 _FORMAT = "2"  # raise it when decoding changes: older entries are then not found
 _HASHED = 2**32  # bytes of files that are hashed whole
-_BLOCK = 2**16  # bytes of larger files that are hashed at a time, at regular distances
+_BLOCK, _STRIDE = 2**16, 2**26  # so many bytes of larger files are hashed, at such distances
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def file_key(files: Sequence[tuple[str, Path]], options: Sequence[Any]) -> str:
     for name, path in files:
         digest.update(repr((name, state(path))).encode())
         with path.open("rb") as file:
-            for place in range(0, path.stat().st_size, _HASHED // 64):
+            for place in range(0, path.stat().st_size, _STRIDE):
                 file.seek(place)
                 digest.update(file.read(_BLOCK))
             file.seek(-min(_BLOCK, path.stat().st_size), os.SEEK_END)

@@ -145,15 +145,12 @@ def notes_of(
     reshaped = sum(part.reshaped for part in seen.values())
     if reshaped and reading.size is not None:
         others = " or ".join(fit for fit in _PLACED if fit != reading.fit)
-        place = (
-            f"brought to {shape[1]}×{shape[2]} pixels they are {_PLACED[reading.fit]} (--image-fit {others}: not so)"
-        )
-        notes.append(f"{reshaped} of {total} {kind} are not square: {place}")
+        place = f"{_PLACED[reading.fit]} to be {shape[1]}×{shape[2]} pixels"
+        notes.append(f"{reshaped} of {total} {kind} are not square: they are {place} (or --image-fit {others})")
     train = seen["train"]
     if shape[0] == 3 and 0 < train.coloured < train.images - len(train.faults):
-        notes.append(
-            f"{train.coloured} of {train.images} training {kind} have colour, the others are grey: all are colour"
-        )
+        some = f"{train.coloured} of {train.images} training {kind} have colour"
+        notes.append(f"{some}, the others are grey: all are read with three channels")
     if shape[0] == 1 and (coloured := sum(part.coloured for part in seen.values())):
         notes.append(f"{coloured} of {total} {kind} have colour, but no training image has: they are turned grey")
     if train.alike:
@@ -164,9 +161,7 @@ def notes_of(
     return notes
 
 
-def refusal(
-    faults: Sequence[str], total: int, *, way_out: str = ", or leave out such images with --skip-corrupt"
-) -> str:
+def refusal(faults: Sequence[str], total: int, *, way_out: str = "") -> str:
     """One line about images that cannot be decoded; `way_out` ends the advice."""
     if len(faults) == 1:
         return faults[0] + way_out
