@@ -54,7 +54,8 @@ class ParquetSet:
 
     def schema(self) -> tuple[Sequence[str], Mapping[str, Any]]:
         """See `ArrowSource.schema`."""
-        return _schema([path for _, path in self.files()])
+        first = sorted(self.splits, key=lambda split: split != "train")
+        return _schema([path for split in first for path in self.splits[split]])
 
     def labels(self, split: str, column: str) -> tuple[list[Any], list[tuple[int, str]]]:
         """See `ArrowSource.labels`; numbers become names in a file whose classes are not those of the first one."""
