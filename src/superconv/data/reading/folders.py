@@ -28,7 +28,7 @@ def find(path: Path) -> Raw:
     tables = [file for file in files if file.suffix == ".parquet"]
     if tables:
         return _parquet(path, tables)
-    if any(file.suffix.lower() in image_endings() for file in files):
+    if any(map(_is_image, files)):
         return _image_folder(path)
     unread = left_out(files, "files are of other kinds")
     fault = f"holds no parquet files and no images that Pillow reads, {unread[0]}" if unread else "is empty"
@@ -118,8 +118,8 @@ def _image_folder(given: Path) -> ImageFolder:
     folders = {split: subfolders(bases[split]) for split in sorted(bases)}
     files = walk.files(folder for parts in folders.values() for folder in parts)
     rows = {split: _rows(bases[split], parts, files) for split, parts in folders.items()}
-    unread = [file for found in files.values() for file in found if file.suffix.lower() not in image_endings()]
-    loose = [file for folder in {root, *bases.values()} for file in folder.iterdir() if _is_image(file)]
+    unread = [file for found in files.values() for file in found if not _is_image(file)]
+    loose = [f for folder in {root, *bases.values()} for f in folder.iterdir() if _is_image(f) and f.is_file()]
     notes = (
         *left_out(unread, "files beside the images were left out: Pillow reads no images of their endings"),
         *left_out(sorted(loose), "images were left out: they lie in no class folder"),
@@ -174,7 +174,7 @@ def _innermost(folder: Path, split: str, classes: Sequence[str]) -> Path:
 def _rows(base: Path, folders: Sequence[Path], files: Mapping[Path, Sequence[Path]]) -> list[tuple[Path, str]]:
     rows = []
     for folder in folders:
-        images = [file for file in files[folder] if file.suffix.lower() in image_endings()]
+        images = [file for file in files[folder] if _is_image(file)]
         if not images:
             raise UserError(f"class folder {folder} holds no images of its own: fill or remove it")
         rows += [(image, folder.name) for image in images]
@@ -184,7 +184,7 @@ def _rows(base: Path, folders: Sequence[Path], files: Mapping[Path, Sequence[Pat
 
 
 def _with_images(folder: Path) -> list[Path]:
-    return [d for d in subfolders(folder) if any(map(_is_image, Walk().files([d])[d]))]
+    return [d for d in subfolders(folder) if Walk().holds(d, _is_image)]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -192,4 +192,4 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in image_endings() and not left_behind(path.name) and path.is_file()
+    return path.suffix.lower() in image_endings() and not left_behind(path.name)

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +54,16 @@ class Walk:
             else:
                 found[folder] += self._below(folder, folder, links)
         for owner, link in links:  # which grows while it is walked through
-            found[owner] += self._below(owner, link, links) if link.is_dir() else filter(self._is_new, [link])
+            found[owner] += self._of_link(owner, link, links)
         return {folder: sorted(paths, key=_place) for folder, paths in found.items()}
+
+    def holds(self, folder: Path, wanted: Callable[[Path], bool]) -> bool:
+        """Whether one of the files below a folder is `wanted`; the walk ends with the first."""
+        links = [(folder, folder)]
+        return any(wanted(path) for owner, link in links for path in self._of_link(owner, link, links))
+
+    def _of_link(self, owner: Path, link: Path, links: list[tuple[Path, Path]]) -> Iterable[Path]:
+        return self._below(owner, link, links) if link.is_dir() else filter(self._is_new, [link])
 
     def _below(self, owner: Path, folder: Path, links: list[tuple[Path, Path]]) -> Iterator[Path]:
         if self._met(folder):
