@@ -274,7 +274,7 @@ def test_predict_and_load(fitted, tmp_path, capsys):
 
 def test_an_image_is_read_as_those_of_the_training_were(fitted, tmp_path):
     saved = superconv.load_run(fitted)
-    assert (saved.image_shape, saved.center) == ((1, 8, 8), 1.0)
+    assert (saved.image_shape, saved.image_fit, saved.center) == ((1, 8, 8), "squash", 1.0)
     image = load_digits().splits["test"][0][0, 0]
     Image.fromarray(image).save(tmp_path / "8.png")
     usual = saved.predict(tmp_path / "8.png").probabilities
@@ -284,10 +284,10 @@ def test_an_image_is_read_as_those_of_the_training_were(fitted, tmp_path):
     (exif := turned.getexif())[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
     assert saved.predict(tmp_path / "turned.png").probabilities == usual
-    wide = Image.new("L", (16, 8))
-    wide.paste(Image.fromarray(image), (4, 0))
-    wide.save(tmp_path / "wide.png")
-    assert saved.predict(tmp_path / "wide.png").probabilities == usual  # the centre, not the whole in a square
+    Image.fromarray(image.repeat(2, axis=1)).save(tmp_path / "wide.png")
+    Image.fromarray(image.repeat(2, axis=1)).resize((8, 8), Image.Resampling.BILINEAR).save(tmp_path / "whole.png")
+    wide = saved.predict(tmp_path / "wide.png").probabilities  # nothing is cut off
+    assert wide == saved.predict(tmp_path / "whole.png").probabilities
 
 
 def test_doctor(capsys):

@@ -238,7 +238,7 @@ def test_broken_parquet_files_are_named(tmp_path):
     (tmp_path / "train-1.parquet").write_bytes(b"PAR1 and nothing more")
     assert "train-1.parquet is no readable parquet file" in refused(tmp_path)
     write_parquet(tmp_path / "train-1.parquet", pictures(4), [0, 1] * 2, column="kind")
-    assert "train-1.parquet lacks the columns label" in refused(tmp_path)
+    assert "train-1.parquet lacks the column label" in refused(tmp_path)
     (tmp_path / "train-1.parquet").unlink()
     (tmp_path / "train-0.parquet").rename(tmp_path / "test-0.parquet")
     assert "no training files, only test" in refused(tmp_path)

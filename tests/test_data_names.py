@@ -8,6 +8,7 @@ from data_files import pictures, write_folder, write_parquet
 from superconv.data import images, load
 from superconv.data.reading import hub
 from superconv.data.reading.catalog import locate
+from superconv.data.reading.whole import Reading
 from superconv.errors import UserError
 
 
@@ -112,6 +113,6 @@ def test_a_fetched_set_is_read_like_a_local_one(tmp_path):
     assert table.splits["train"].images.read([0, 3]) == [pictures(4)[0], pictures(4)[3]]
     assert table.splits["validation"].labels.tolist() == [1] * 4
     in_memory = hub.HubSet("owner/pets", {s: rows.map(lambda r: r, keep_in_memory=True) for s, rows in loaded.items()})
-    assert images._key(in_memory, None, None, 2**30) is None  # nothing would tell it from another set
+    assert images._key(in_memory, None, Reading(), 2**30) is None  # nothing would tell it from another set
     with pytest.raises(UserError, match="owner/pets has no column 'breed'"):
         found.open("breed")

@@ -51,7 +51,7 @@ def test_a_streamed_set_equals_a_resident_one(tmp_path):
 def test_workers_and_batches_change_nothing(tmp_path):
     folder = noise_folder(tmp_path)
     order = Order(20, 4, seed=0)
-    here, there = (streamed(folder, image_size=8, workers=workers).train for workers in (0, 2))
+    here, there = (streamed(folder, image_size=8, image_fit="crop", workers=workers).train for workers in (0, 2))
     before = torch.get_rng_state()
     whole = list(here.batches((order.draw(step) for step in range(7)), seed=3, augment=True))
     assert equal(whole, there.to("cpu").batches((order.draw(step) for step in range(7)), seed=3, augment=True))
@@ -62,7 +62,7 @@ def test_workers_and_batches_change_nothing(tmp_path):
 
 
 def test_training_crops_vary_by_epoch_and_evaluation_does_not(tmp_path):
-    source = streamed(noise_folder(tmp_path), image_size=8, workers=0).train
+    source = streamed(noise_folder(tmp_path), image_size=8, image_fit="crop", workers=0).train
     indices = torch.arange(len(source))
     draws = [(torch.full_like(indices, epoch), indices) for epoch in (0, 1)]
     first, second = (inputs for inputs, _ in source.batches(draws, seed=0, augment=True))

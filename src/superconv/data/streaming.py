@@ -25,17 +25,17 @@ _CPU = torch.device("cpu")
 class StreamedImages:
     """Images decoded, resized and cropped in worker processes; normalised and augmented on the device.
 
-    With ``resize``, training takes a random crop of 8 to 100 % of the area and an aspect ratio of 3:4 to 4:3
-    (Szegedy et al., "Going deeper with convolutions", arXiv 1409.4842, section 6), a pure function of (seed,
-    epoch, index); evaluation takes the centre at 7/8 of the shorter side. Without it images are taken as they
-    are, and must be of one size.
+    Where the fit is ``crop``, training takes a random crop of 8 to 100 % of the area and an aspect ratio of 3:4 to 4:3
+    (Szegedy et al., "Going deeper with convolutions", arXiv 1409.4842, section 6), a pure function of (seed, epoch,
+    index); evaluation takes the centre. Else training and evaluation see the same pictures. Without a size images
+    are taken as they are, and must be of one size.
 
     Attributes:
         images: the encoded images of a whole split.
         labels: int64, (n,), of the samples.
         rows: int64, (n,), where each sample lies in ``images``.
         shape: (c, h, w) of the decoded images.
-        resize: whether images are cropped and scaled to ``shape``.
+        geometry: way in which they are brought to ``shape``.
         transform: to float32.
         workers: processes that decode; 0 decodes here.
         device: of the batches.
@@ -45,7 +45,7 @@ class StreamedImages:
     labels: Tensor
     rows: Tensor
     shape: tuple[int, int, int]
-    resize: bool
+    geometry: Geometry
     transform: ImageTransform
     workers: int = 0
     device: torch.device = _CPU
@@ -84,8 +84,8 @@ class _Decoder(Dataset[Any]):
         epoch, index = key
         source = self.source
         row = int(source.rows[index])
-        geometry = Geometry(source.shape[0], source.shape[1] if source.resize else None, center=CENTER_CROP)
-        if self.augment and source.resize:
+        geometry = source.geometry
+        if self.augment and geometry.size is not None and geometry.fit == "crop":
             bits = random_bits(self.seed, Stream.CROP, epoch, torch.tensor(index))
             geometry = replace(geometry, crop=RandomCrop(int(bits)))
         try:

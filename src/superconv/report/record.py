@@ -83,6 +83,11 @@ class RunRecord:
         value = self.numbers.get(name) or {}
         return files.checked(dict[str, Any], value, source=f"{self.source}: {name}")
 
+    def evaluated(self, split: str) -> float | None:
+        """Number of samples that the final numbers of a split were read on, if it is known."""
+        found = self.mapping("evaluated").get(split)
+        return files.checked(float | None, found, source=f"{self.source}: evaluated")  # type: ignore[arg-type]
+
     def measured(self, quantity: str) -> bool:
         """Whether the history holds that quantity of the training or the validation split."""
         names = (f"train_{quantity}", f"validation_{quantity}")

@@ -89,7 +89,7 @@ def _tiles(run: RunRecord) -> list[tuple[str, str]]:
     for split in ("test",) if run.task.get("watch_test") else ("test", "validation"):
         value = run.number(f"{split}_{run.metric}")
         if value is not None:
-            tiles.append((f"{split.capitalize()} {run.metric}", score(run.metric, value)))
+            tiles.append((f"{split.capitalize()} {run.metric}", score(run.metric, value, run.evaluated(split))))
     if run.recipe:
         done = run.number("steps")
         updates = run.updates if done is None else int(done)

@@ -52,9 +52,10 @@ def _final_numbers(named: Mapping[str, RunRecord]) -> Table:
     for name, run in named.items():
         row = [name]
         for metric in metrics:
-            row.append(score(metric, run.number(f"test_{metric}")))
+            row.append(score(metric, run.number(f"test_{metric}"), run.evaluated("test")))
             watched = run.task.get("watch_test")  # then it is the test split that was read for both
-            row.append(score(metric, None if watched else run.number(f"validation_{metric}")))
+            chosen_on = None if watched else run.number(f"validation_{metric}")
+            row.append(score(metric, chosen_on, run.evaluated("validation")))
         done, planned = run.number("steps"), run.recipe.steps if run.recipe else None
         updates = run.updates if done is None else int(done)
         row.append(f"{updates:,}" if planned in (None, updates) else f"{updates:,} of {planned:,}")

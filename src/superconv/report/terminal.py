@@ -10,7 +10,7 @@ from rich.text import Text
 from superconv import files
 from superconv.rates.verdict import Verdict
 from superconv.recipe import Recipe
-from superconv.report.words import shown
+from superconv.report.words import score, shown
 
 if TYPE_CHECKING:
     from superconv.search.recipe import Found
@@ -97,5 +97,6 @@ def print_ending(numbers: dict[str, Any], recipe: Recipe, *, lower: str = "--max
         metric = numbers["metric"]
         value = numbers.get(f"{split}_{metric}")
         if value is not None:
-            say(f"{split} {metric} {value:.2%}" if metric == "accuracy" else f"{split} {value:.5g}")
+            samples = numbers.get("evaluated", {}).get(split)
+            say(f"{split} {metric} {score(metric, value, samples)}" if metric == "accuracy" else f"{split} {value:.5g}")
     say(f"{numbers['steps']} updates in {numbers['seconds']:.1f} s, search {numbers.get('search_seconds', 0):.1f} s")

@@ -2,17 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 
+FEW = 200  # samples: of fewer, one is more than half a point
+
 
 def percent(value: float) -> str:
     """0.97777 as 97.78 %."""
     return f"{100 * value:.2f}\u202f%"
 
 
-def score(metric: str, value: float | None) -> str:
-    """A score in the way of its metric; a dash where there is none."""
+def score(metric: str, value: float | None, samples: float | None = None) -> str:
+    """A score in the way of its metric; a dash where there is none.
+
+    Args:
+        metric: Name of the metric.
+        value: The score.
+        samples: Number of samples that it was read on; an accuracy on a few is shown as a count too.
+
+    >>> score("accuracy", 0.0, 1)
+    '0 of 1 (0.00\u202f%)'
+    """
     if value is None:
         return "–"
-    return percent(value) if metric == "accuracy" and 0 <= value <= 1 else f"{value:.4g}"
+    if metric != "accuracy" or not 0 <= value <= 1:
+        return f"{value:.4g}"
+    few = samples is not None and 0 < samples < FEW
+    return f"{round(value * samples)} of {samples:.0f} ({percent(value)})" if few and samples else percent(value)
 
 
 def pace(per_second: float | None) -> str:

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from superconv import files, models
 from superconv.data.augment import ImageTransform
-from superconv.data.reading.decode import Geometry, decode, read_file
+from superconv.data.reading.decode import Fit, Geometry, decode, read_file
 from superconv.errors import UserError, one_line
 from superconv.runs.folder import RunFolder
 
@@ -32,8 +31,10 @@ class Classifier:
     class_names: tuple[str, ...]
     transform: ImageTransform
     image_shape: tuple[int, int, int]
+    image_fit: Fit = "squash"
+    """Way in which an image of another shape is brought to that of the training images, as those were."""
     center: float = 1.0
-    """Share of the shorter side that is cut out where an image is brought to the model's size."""
+    """Share of the largest central box that is cut out where `image_fit` is `crop`."""
 
     @torch.inference_mode()
     def predict(self, path: Path | str) -> Prediction:
@@ -48,10 +49,8 @@ class Classifier:
 
     def _read(self, path: Path) -> Tensor:
         channels, height, width = self.image_shape
-        geometry = Geometry(channels, height if height == width else None, center=self.center)
+        geometry = Geometry(channels, (height, width), self.image_fit, self.center)
         pixels = torch.from_numpy(decode(read_file(path), geometry, str(path)))[None]
-        if pixels.shape[1:] != self.image_shape:  # no square: training images all had this size
-            pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
         nothing = torch.zeros(1, dtype=torch.int64)
         return self.transform(pixels, (nothing, nothing), seed=0, augment=False)
 
@@ -90,4 +89,5 @@ def load_run(folder: Path | str, *, trust: bool = False) -> Classifier:
         raise UserError(f"{run.numbers.path} describes no image classifier ({error} is missing)") from error
     except RuntimeError as error:
         raise UserError(f"{run.weights.path} does not fit its model: {one_line(error, most=200)}") from error
-    return Classifier(model.eval(), names, transform, shape, numbers.get("center", 1.0))
+    fit = numbers.get("image_fit", "crop")  # which was the only way before it was kept
+    return Classifier(model.eval(), names, transform, shape, fit, numbers.get("center", 1.0))

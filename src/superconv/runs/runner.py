@@ -286,5 +286,6 @@ def _circumstances(task: Task, plan: ExecutionPlan, seed: int) -> Numbers:
         "machine": machine(plan.device),
         "versions": versions(),
         "samples": len(task.train),
+        "evaluated": {k: len(v) for k, v in (("validation", task.validation), ("test", task.test)) if v is not None},
         **task.facts,
     }

@@ -25,14 +25,19 @@ class ImageTask:
     """Share of running statistics an update keeps, in Caffe's sums (the paper: 0.95 to 0.999); none takes torch's."""
     train_samples: int | None = None
     """Use only so many training images, stratified; none takes all."""
-    validation: float = 0.1
-    """Share (below 1) or number of training images held out for every choice; 0 holds out none."""
+    validation: int | float = 0.1
+    """Share (below 1) or whole number of training images held out for every choice; 0 holds out none."""
     watch_test: bool = False
     """Read the test split while training in place of the validation split, as the paper did; no choice uses it."""
     label_column: str | None = None
     """The column of labels, where it cannot be guessed."""
     image_size: int | None = None
-    """Resize images to this side in pixels; none leaves them."""
+    """Resize images to squares of this side in pixels; none leaves them."""
+    image_fit: Literal["squash", "pad", "crop"] | None = None
+    """Way in which images that are not square are resized: `squash` scales their sides apart, `pad` lays them on
+    black, `crop` cuts out the centre; none takes squash, for imagenet-1k crop."""
+    skip_corrupt: bool = False
+    """Go on without images that cannot be decoded; a note says how many there are."""
     normalization: Literal["channel", "mean_image", "scale"] = "channel"
     """`channel` brings each channel to mean 0 and deviation 1;
     `mean_image` subtracts the mean image and keeps the scale of 0 to 255, as in the paper's runs;
@@ -51,4 +56,7 @@ class ImageTask:
     def plain(self) -> dict[str, Any]:
         """The task as plain values, for JSON and hashes."""
         task = asdict(self) | {"model_args": dict(self.model_args)}
+        for name, usual in (("image_fit", None), ("skip_corrupt", False)):  # younger than stored runs, whose hash stays
+            if task[name] == usual:
+                del task[name]
         return {k: str(v) if isinstance(v, Path) else v for k, v in task.items()}

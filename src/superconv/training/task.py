@@ -95,6 +95,8 @@ def load_images(spec: ImageTask) -> ImageData:
         normalization=spec.normalization,
         label_column=spec.label_column,
         image_size=spec.image_size,
+        image_fit=spec.image_fit,
+        skip_corrupt=spec.skip_corrupt,
     )
 
 
@@ -122,6 +124,7 @@ def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
             "class_names": list(images.class_names),
             "mean": list(images.mean),
             "std": list(images.std),
+            "image_fit": images.image_fit,
             "center": images.center,
             "notes": list(images.notes),
         },

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from superconv.data.reading.decode import read_file
+from superconv.data.reading.decode import BadImageError, read_file
 from superconv.data.reading.labels import encode_labels
 from superconv.data.reading.table import Split, Table, class_names, image_column, label_column, unlabelled
 from superconv.errors import UserError
@@ -22,18 +22,38 @@ class ArrowImages:
         dataset: with one row per image.
         column: of the images.
         parts: (first row, name) of the files that the rows come from, for errors.
+        folders: folders in which images may lie that a row only names; relative names begin at the first.
     """
 
     dataset: Any
     column: str
     parts: tuple[tuple[int, str], ...]
+    folders: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, rows: Sequence[int]) -> list[bytes | None]:
         """See `EncodedImages.read`."""
-        return [_bytes(item) for item in self.dataset[rows][self.column]]
+        return [self._bytes(row, item) for row, item in zip(rows, self.dataset[rows][self.column], strict=True)]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the table holds the bytes of all images, so that no row leads to a file of its own."""
+        from pyarrow import compute
+
+        return not compute.struct_field(self.dataset.data.column(self.column), "bytes").null_count
+
+    def _bytes(self, row: int, item: Mapping[str, Any] | None) -> bytes | None:
+        if item is None:
+            return None
+        data: bytes | None = item["bytes"]
+        if data is not None or not item["path"]:
+            return data
+        path = (self.folders[0] / item["path"]).resolve()
+        if not any(path.is_relative_to(folder.resolve()) for folder in self.folders):
+            raise BadImageError(f"{self.where(row)} is the file {path}, outside the set's folder: embed or remove it")
+        return read_file(path)
 
     def where(self, row: int) -> str:
         """The image's row, counted from 0, within its file."""
@@ -64,6 +84,10 @@ class ArrowSource(Protocol):
     def images(self, splits: Sequence[str], column: str) -> Mapping[str, Any]:
         """For each split a `datasets.Dataset` whose column holds images, not decoded."""
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders in which images may lie that a row only names."""
+
 
 def read_table(source: ArrowSource, wanted: str | None) -> Table:
     """Find the columns of images and labels, check the labels, and leave the images encoded.
@@ -92,15 +116,9 @@ def read_table(source: ArrowSource, wanted: str | None) -> Table:
         labels, class_names(features.get(label)), lambda split, row: row_name(parts[split], row)
     )
     images = source.images(list(labels), image)
-    found = {s: Split(ArrowImages(images[s], image, tuple(parts[s])), encoded[s]) for s in labels}
-    return Table(names, found, source.notes)
-
-
-def _bytes(item: Mapping[str, Any] | None) -> bytes | None:
-    if item is None:
-        return None
-    data: bytes | None = item["bytes"]
-    return read_file(Path(item["path"])) if data is None and item["path"] else data
+    opened = {s: ArrowImages(images[s], image, tuple(parts[s]), source.folders) for s in labels}
+    found = {s: Split(opened[s], encoded[s]) for s in labels}
+    return Table(names, found, source.notes, all(part.embedded for part in opened.values()))
 
 
 def row_name(parts: Sequence[tuple[int, str]], row: int) -> str:

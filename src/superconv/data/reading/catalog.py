@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from superconv.data.reading.decode import Fit
 from superconv.errors import UserError
 
 
@@ -19,6 +20,7 @@ class Location:
         hub: the name on the hub, else None.
         label_column: of the labels, where the set has several.
         image_size: side to resize to, for sets whose images differ in size.
+        image_fit: usual way of that.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Location:
     hub: str | None = None
     label_column: str | None = None
     image_size: int | None = None
+    image_fit: Fit = "squash"
 
 
 _KNOWN = {
@@ -33,7 +36,7 @@ _KNOWN = {
     "fashion_mnist": Location("fashion_mnist", hub="zalando-datasets/fashion_mnist"),
     "cifar10": Location("cifar10", hub="uoft-cs/cifar10"),
     "cifar100": Location("cifar100", hub="uoft-cs/cifar100", label_column="fine_label"),
-    "imagenet-1k": Location("imagenet-1k", hub="ILSVRC/imagenet-1k", image_size=224),
+    "imagenet-1k": Location("imagenet-1k", hub="ILSVRC/imagenet-1k", image_size=224, image_fit="crop"),
 }
 _EMBEDDED = "digits"
 SHORT_NAMES = (_EMBEDDED, *_KNOWN)
@@ -55,7 +58,7 @@ def locate(name: str) -> Location:
     collection = _collection()
     plain = bool(name) and name not in (".", "..") and Path(name).name == name
     if collection and plain and (collection / name).exists():
-        return Location(name, collection / name, None, known.label_column, known.image_size)
+        return Location(name, collection / name, None, known.label_column, known.image_size, known.image_fit)
     if known.hub:
         return known
     path = Path(os.path.expanduser(name))  # which leaves alone what names no user

@@ -42,6 +42,12 @@ class HubSet:
         return self.name
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """See `ArrowSource.folders`; those of the hub's own cache."""
+        config, constants = _datasets().config, _hub().constants
+        return tuple(map(Path, (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """See `ArrowSource.notes`."""
         return ()

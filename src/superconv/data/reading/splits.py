@@ -43,7 +43,7 @@ def hold_out(labels: Rows, amount: float, *, seed: int, stream: Stream) -> tuple
 
     Args:
         labels: int64, (n,).
-        amount: below 1 a fraction, else a number of samples; 0 holds out none.
+        amount: below 1 a fraction, else a whole number of samples; 0 holds out none.
         seed: of the choice.
         stream: what is held out.
 
@@ -51,6 +51,8 @@ def hold_out(labels: Rows, amount: float, *, seed: int, stream: Stream) -> tuple
         UserError: for an amount that is negative, broken, or leaves nothing.
     """
     n = len(labels)
+    if isinstance(amount, float) and amount == 1:
+        raise UserError("cannot hold out 1.0, which may mean all or one: give 1 for one image, or a fraction below 1")
     if not math.isfinite(amount) or amount < 0 or (amount >= 1 and amount != int(amount)):
         raise UserError(f"cannot hold out {amount}: give a fraction below 1 or a whole number of images")
     count = max(round(amount * n), 1) if 0 < amount < 1 else int(amount)

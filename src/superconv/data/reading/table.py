@@ -38,11 +38,13 @@ class Table:
         class_names: in the order of the class indices.
         splits: ``train``, and ``validation`` and ``test`` where the set has them.
         notes: what the user should know about how the set was read.
+        complete: whether all images lie in the files that `Raw.files` gives.
     """
 
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     notes: tuple[str, ...] = ()
+    complete: bool = True
 
     @property
     def labels(self) -> dict[str, Rows]:
@@ -52,6 +54,11 @@ class Table:
 
 class Raw(Protocol):
     """A data set that was found but not opened."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that the user should know about how the set was found."""
+        ...
 
     def files(self) -> list[tuple[str, Path]]:
         """(name within the set, path) of every file that makes up the set."""
