@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -40,13 +41,31 @@ def judge(command: options.Judge, line: str) -> None:
 
 
 def report(command: options.Report, line: str) -> None:
-    """`superconv report`."""
+    """`superconv report`: of runs, or of what a comparison or a balance left in its folder."""
     from superconv.report.html import write_report
     from superconv.runs.folder import RunFolder
 
     single = len(command.runs) == 1
     out = command.out or (RunFolder(command.runs[0]).report if single else Path("comparison.html"))
-    console.print(f"report: {write_report(command.runs, out)}")
+    page = (_study_page(command.runs[0], out) if single else None) or write_report(command.runs, out)
+    console.print(f"report: {page}")
+
+
+def _study_page(folder: Path, out: Path) -> Path | None:
+    """The page of a comparison or a balance; `None` where the folder holds neither."""
+    from superconv.commands.study import BALANCE, COMPARISON
+    from superconv.studies.balance.page import write_balance
+    from superconv.studies.balance.study import Balance
+    from superconv.studies.compare_page import write_comparison
+
+    comparison, balance = folder / COMPARISON, folder / BALANCE
+    if comparison.exists():
+        return write_comparison(files.checked(dict[str, Any], files.read_json(comparison), source=comparison), out)
+    if not balance.exists():
+        return None
+    value = files.checked(dict[str, Any], files.read_json(balance), source=balance)
+    command = value.pop("command", None)
+    return write_balance(files.checked(Balance, value, source=balance), out, command=command)
 
 
 def predict(command: options.Predict, line: str) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from superconv.runs.jobs import Outcome
     from superconv.specs.run import RunSpec
 
+COMPARISON, BALANCE = "compare.json", "balance.json"  # in the folder of a study
+
 
 def compare(command: options.Compare, line: str) -> None:
     """`superconv compare`."""
@@ -53,7 +55,7 @@ def compare(command: options.Compare, line: str) -> None:
         )
     say_notes(result["notes"])
     result["command"] = line
-    files.write_json(command.out / "compare.json", result)
+    files.write_json(command.out / COMPARISON, result)
     from superconv.runs.folder import RunFolder
     from superconv.studies.compare_page import write_comparison
 
@@ -108,7 +110,7 @@ def balance(command: options.Balance, line: str) -> None:
             executor=executor,
             report=partial(_report_setting, dropout=takes_dropout),
         )
-    files.write_json(command.out / "balance.json", {**dataclasses.asdict(result), "command": line})
+    files.write_json(command.out / BALANCE, {**dataclasses.asdict(result), "command": line})
     kept = RunFolder(command.out)
     kept.recipe.write(result.recipe)
     page = write_balance(result, kept.report, command=line)

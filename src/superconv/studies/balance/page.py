@@ -89,10 +89,15 @@ def summary(balance: Balance) -> tuple[str, str, str]:
     if decays[-1] > decays[0] or any(b > a for a, b in pairwise(decays)):
         return "open", "The best weight decay does not fall steadily as the rate grows", f"Best: {listed}."
     word = "The larger the rate, the smaller the best weight decay"
-    last = [trial for trial in balance.grid if trial.setting.max_lr == balance.best[-1].setting.max_lr]
-    if decays[0] in [trial.setting.weight_decay for trial in near_the_best(last, balance.images)]:
+    first, last = (_near(balance, trial) for trial in (balance.best[0], balance.best[-1]))
+    if min(trial.setting.weight_decay for trial in first) <= max(trial.setting.weight_decay for trial in last):
         return "open", f"{word}, but not by more than chance could", f"Best: {listed}."
     return "good", word, f"Best: {listed}."
+
+
+def _near(balance: Balance, best: Trial) -> list[Trial]:
+    """The trials at the peak of one that are not clearly worse than the best there."""
+    return near_the_best([t for t in balance.grid if t.setting.max_lr == best.setting.max_lr], balance.images)
 
 
 def _decay_section(balance: Balance) -> Section:
@@ -112,7 +117,7 @@ def _decay_section(balance: Balance) -> Section:
     rows = []
     for best in balance.best:
         peak = best.setting.max_lr
-        near = near_the_best([t for t in balance.grid if t.setting.max_lr == peak], balance.images)
+        near = _near(balance, best)
         also = ", ".join(_decay(trial) for trial in near if trial is not best) or "none"
         rows.append((f"{peak:g}", _decay(best), *_ends(metric, best), also))
     headers = ("Peak", "best decay", *_end_headers(metric), "not clearly worse")
