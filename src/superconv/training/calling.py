@@ -70,20 +70,6 @@ def refuse_unknown(model: nn.Module, inputs: Any) -> None:
         )
 
 
-def refuse_shared(first: nn.Module, second: nn.Module) -> None:
-    """Refuse a factory whose two networks share what is trained: each training would go on from the last one.
-
-    Raises:
-        UserError: They share a parameter that requires a gradient.
-    """
-    trained = {id(parameter) for parameter in first.parameters() if parameter.requires_grad}
-    if any(id(parameter) in trained for parameter in second.parameters()):
-        raise UserError(
-            "model must make a fresh network at each call, and here two calls share parameters: build it inside "
-            "(model=lambda: Net()), or copy it (model=lambda: copy.deepcopy(net))"
-        )
-
-
 def make_lazy(model: nn.Module, read: Callable[[], tuple[Any, Any]], predict: Predict) -> None:
     """Give lazy layers their shapes by a forward pass of a batch; generators and modes are put back.
 

@@ -88,6 +88,8 @@ def sweep_rates(
     at_peak = recipe.min_momentum if recipe.momentum_schedule() else None
     momentum = recipe.momentum if at_peak is None else at_peak
     swept = replace(recipe, schedule="constant", momentum=momentum, steps=steps, max_lr=max_lr)
+    if len(seeds) > 1:
+        task.refuse_shared()
     curves = []
     for seed in seeds:
         with isolated_rng():

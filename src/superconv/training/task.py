@@ -20,7 +20,7 @@ from superconv.rates.traits import Traits, traits_of
 from superconv.recipe import Recipe
 from superconv.specs.image_task import ImageTask
 from superconv.training import optimizers
-from superconv.training.calling import LAZY_SAMPLES, Predict, call_model, make_lazy, refuse_shared
+from superconv.training.calling import LAZY_SAMPLES, Predict, call_model, make_lazy
 from superconv.training.measures import Loss, Metric, accuracy, falls
 
 
@@ -112,15 +112,25 @@ class Task:
         batch: tuple[Any, Any] = next(iter(self.train.to("cpu").batches(draws, seed=0, augment=False)))
         return batch
 
-    def traits(self, recipe: Recipe) -> Traits:
-        """Traits of a fresh network and its optimizers; generators stay as they are.
+    def refuse_shared(self) -> None:
+        """Refuse a factory whose networks share what is trained: each training would go on from the last one.
 
         Raises:
-            UserError: Two networks that `model` makes share parameters.
+            UserError: Two networks share a parameter that requires a gradient.
         """
         with isolated_rng():
+            first, second = self.network(), self.network()
+        trained = {id(parameter) for parameter in first.parameters() if parameter.requires_grad}
+        if any(id(parameter) in trained for parameter in second.parameters()):
+            raise UserError(
+                "model must make a fresh network at each call, and here two calls share parameters: build it inside "
+                "(model=lambda: Net()), or copy it (model=lambda: copy.deepcopy(net))"
+            )
+
+    def traits(self, recipe: Recipe) -> Traits:
+        """Traits of a fresh network and its optimizers; generators stay as they are."""
+        with isolated_rng():
             model = self.network()
-            refuse_shared(model, self.model())
             return traits_of(model, self.optimizers(model, recipe))
 
     def optimizers(self, model: nn.Module, recipe: Recipe) -> list[Optimizer]:
