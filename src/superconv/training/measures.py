@@ -121,7 +121,9 @@ def compute(loss: Loss, output: Any, target: Any, *, all_count: bool = False, **
         if options:
             raise UserError("the model computes its loss itself, which takes no label smoothing: leave it out")
         return computed
-    logits = logits_of(output)
+    logits, known = logits_of(output), dict(known)
+    if known.get("weight") is not None:  # whose precision the plan decides, not the user
+        known["weight"] = known["weight"].to(torch.promote_types(logits.dtype, torch.float32))
     if all_count or not isinstance(target, Tensor) or target.is_floating_point():
         return F.cross_entropy(logits, target, **{**known, **options})
     return _cross_entropy(logits, target, **{**known, **options})
