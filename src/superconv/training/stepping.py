@@ -15,6 +15,11 @@ def needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is Parameter.empty
 
 
+def may_ask(optimizer: Optimizer) -> bool:
+    """Whether an optimizer is none of torch's or ours, so that only its first step tells whether it needs a closure."""
+    return not type(optimizer).__module__.startswith(("torch.", "superconv."))
+
+
 def asks_for_closure(error: Exception) -> bool:
     """Whether an optimizer has refused to step without a closure, as SAM's do whose signature does not say it."""
     return "closure" in f"{type(error).__name__} {error}".lower()

@@ -35,7 +35,7 @@ from superconv.training.measures import Measured, compute, measured
 from superconv.training.plan import ExecutionPlan
 from superconv.training.preparation import compile_model, schedulers_of
 from superconv.training.scores import Scores
-from superconv.training.stepping import asks_for_closure, needs_closure, refuse_closures, switch
+from superconv.training.stepping import asks_for_closure, may_ask, needs_closure, refuse_closures, switch
 from superconv.training.task import Task
 
 EVALUATION_BATCH = 1000
@@ -95,6 +95,7 @@ class Trainer:
         self._all_count = all_count(task.loss, task.train)
         self._first = True  # whether no update was made in this process
         self._closures = any(map(needs_closure, optimizers))
+        self._may_ask = any(map(may_ask, optimizers))
         if self._closures:
             refuse_closures(optimizers, plan.precision)
         self.notes: list[str] = []
@@ -132,7 +133,7 @@ class Trainer:
             self.model.train()
         switch(self.torch_optimizers, training=True)
         drawn = (next(batches) for _ in range(self.recipe.accumulate))
-        parts = list(drawn) if self._closures or self._first else drawn
+        parts = list(drawn) if self._closures or (self._first and self._may_ask) else drawn
         self._make_gradients(parts)
         self.lr, self.momentum = self._rates()
         self._happened = False
@@ -274,7 +275,7 @@ class Trainer:
                 optimizer.step()
                 return
             except Exception as error:
-                if not self._first or not asks_for_closure(error):
+                if not (self._first and self._may_ask and asks_for_closure(error)):
                     raise
             refuse_closures(self.torch_optimizers, self.plan.precision)
             self._closures = True
