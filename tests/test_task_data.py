@@ -13,6 +13,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    Sampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -57,6 +58,15 @@ class ModelOutput(OrderedDict):
         for name in ("loss", "logits", "hidden"):
             if getattr(self, name) is not None:
                 self[name] = getattr(self, name)
+
+    def __setattr__(self, name, value):
+        if name in self and value is not None:
+            super().__setitem__(name, value)
+        super().__setattr__(name, value)
+
+    def __reduce__(self):
+        made, _, *rest = super().__reduce__()
+        return made, (self.loss, self.logits, self.hidden), *rest
 
 
 class Samples(Dataset):
@@ -147,6 +157,33 @@ def test_fit_trains_a_task_from(kind, tmp_path):
     assert found.scores["test_accuracy"] > 0.85
     again = superconv.fit(made, tmp_path / "run", **options)
     assert again.finished_before
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_mixed_precision_bears(kind):
+    plan = ExecutionPlan(precision="bf16-mixed", threads=1)
+    ended = train(TASKS[kind](), Recipe(steps=40, batch_size=16, max_lr=0.2), plan=plan)
+    assert ended.scores["test_accuracy"] > 0.8
+
+
+def test_label_smoothing_is_refused_where_the_model_computes_its_loss():
+    made = TASKS["an encoded batch and a model output with its own loss"]()
+    with pytest.raises(UserError, match="computes its loss itself"):
+        train(made, Recipe(steps=20, batch_size=16, max_lr=0.1, label_smoothing=0.1), plan=PLAN)
+    parts = train(made, Recipe(steps=20, batch_size=16, max_lr=0.1, accumulate=2), plan=PLAN)
+    assert len(parts.notes) == 1
+
+
+def test_a_sampler_that_is_not_used_is_named():
+    class Backwards(Sampler):
+        def __len__(self):
+            return SAMPLES
+
+        def __iter__(self):
+            return iter(reversed(range(SAMPLES)))
+
+    with pytest.warns(UserWarning, match="Backwards is not used"):
+        task(lambda: nn.Linear(6, 2), DataLoader(TensorDataset(FEATURES, LABELS), sampler=Backwards()), None)
 
 
 def test_a_range_test_recalibrates_batch_norm_with_batches_that_are_mappings():

@@ -90,8 +90,8 @@ def _of_loader(loader: "DataLoader[Any]", split: SplitBatch | None) -> Source:
         dataset = Subset(dataset, list(sampler.indices))
     elif isinstance(sampler, WeightedRandomSampler) or getattr(sampler, "replacement", False):
         raise UserError(
-            f"the DataLoader's {_name(sampler)} draws some samples more often than others, but each is drawn once an "
-            "epoch: repeat them in the Dataset, or weight them in the loss"
+            f"the DataLoader's {type(sampler).__name__} draws some samples more often than others, but each is "
+            "drawn once an epoch: repeat them in the Dataset, or weight them in the loss"
         )
     elif isinstance(sampler, RandomSampler) and len(sampler) != len(dataset):  # type: ignore[arg-type]
         raise UserError(
@@ -157,7 +157,7 @@ def _of_array(value: Any) -> Tensor:
 
 def _note_unused(sampler: "Sampler[Any] | Any") -> None:
     warnings.warn(
-        f"the DataLoader's {_name(sampler)} is not used: every epoch has each sample of the data set once",
+        f"the DataLoader's {type(sampler).__name__} is not used: every epoch has each sample of the data set once",
         UserWarning,
         stacklevel=5,
     )
