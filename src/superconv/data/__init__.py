@@ -5,6 +5,7 @@ imported when a set other than ``digits`` is loaded.
 """
 
 from superconv.data.augment import Augmentation, ImageTransform
+from superconv.data.conversion import as_source
 from superconv.data.images import ImageData, load
 from superconv.data.reading.catalog import SHORT_NAMES
 from superconv.data.sampling import Draw, Order, in_order
@@ -23,6 +24,7 @@ __all__ = [
     "Source",
     "StreamedImages",
     "TensorSource",
+    "as_source",
     "in_order",
     "load",
 ]

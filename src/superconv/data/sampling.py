@@ -87,6 +87,9 @@ def in_order(n: int, batch_size: int, *, rank: int = 0, world: int = 1) -> Itera
     ones are left out, so processes may get a different number of batches: sum first, reduce over the
     processes once.
 
+    No slice has one sample where two could be had, as some networks refuse a batch of one, or give it another shape:
+    a last batch that is too short for that is joined to the one before, or shared by fewer processes.
+
     Raises:
         ValueError: for no samples, an empty batch or a rank outside the world.
     """
@@ -95,12 +98,18 @@ def in_order(n: int, batch_size: int, *, rank: int = 0, world: int = 1) -> Itera
 
 
 def _in_order(n: int, batch_size: int, rank: int, world: int) -> Iterator[Draw]:
-    for start in range(0, n, batch_size):
-        size = min(batch_size, n - start)
-        first, last = start + size * rank // world, start + size * (rank + 1) // world
+    ends = [*range(batch_size, n, batch_size), n]
+    if batch_size > 1 and len(ends) > 1 and ends[-1] - ends[-2] < 2 * world:
+        del ends[-2]
+    start = 0
+    for end in ends:
+        size = end - start
+        sharing = min(world, max(1, size // 2)) if batch_size > 1 else world
+        first, last = (start + size * min(at, sharing) // sharing for at in (rank, rank + 1))
         if last > first:
             indices = torch.arange(first, last)
             yield torch.zeros_like(indices), indices
+        start = end
 
 
 def _check(n: int, batch_size: int, rank: int, world: int) -> None:

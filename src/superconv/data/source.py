@@ -5,21 +5,28 @@ so two sources made alike give equal batches, in any process, whether the run wa
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from lightning_fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from superconv import nested
 from superconv.data.augment import ImageTransform
 from superconv.data.randomness import Stream, random_bits
 from superconv.data.sampling import Draw
+from superconv.errors import UserError
 
 Collate = Callable[[list[Any]], Any]
+SplitBatch = Callable[[Any], tuple[Any, Any]]
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""Names of the target in a batch that is a mapping: the first that there is."""
 _CPU = torch.device("cpu")
 _BLOCK = 2**19  # numbers of input that are made at once: what a call costs is then shared by many small batches
 
@@ -35,8 +42,8 @@ class Source(Protocol):
         """The same samples, with batches on ``device``."""
         ...
 
-    def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """One (inputs, targets) on the device for each draw, in their order.
+    def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Any, Any]]:
+        """One (inputs, targets) on the device for each draw, in their order; both may be nested structures of tensors.
 
         Args:
             draws: which samples in which epochs; may be endless, and may be read ahead of what was yielded.
@@ -83,33 +90,37 @@ class TensorSource:
     """Any tensors whose first dimension counts the samples: regression, token sequences. Nothing is varied.
 
     Attributes:
-        inputs: (n, ...).
-        targets: (n, ...).
+        inputs: (n, ...), or a tuple or mapping of such tensors.
+        targets: (n, ...), or a tuple or mapping of such tensors.
 
     Raises:
         ValueError: if the numbers of samples differ or are zero.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.targets) or not len(self.inputs):
-            raise ValueError(f"{len(self.inputs)} inputs and {len(self.targets)} targets make no data set")
+        lengths = [len(tensor) for part in (self.inputs, self.targets) for tensor in nested.tensors(part)]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            inputs, targets = (sorted({len(t) for t in nested.tensors(p)}) for p in (self.inputs, self.targets))
+            raise ValueError(f"{_numbers(inputs)} inputs and {_numbers(targets)} targets make no data set")
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(next(nested.tensors(self.inputs)))
 
     def to(self, device: torch.device | str) -> "TensorSource":
         """The same tensors, held on ``device``."""
-        return TensorSource(self.inputs.to(device), self.targets.to(device))
+        return TensorSource(*(nested.mapped(lambda t: t.to(device), part) for part in (self.inputs, self.targets)))
 
-    def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Any, Any]]:
         """See `Source.batches`; ``seed`` and ``augment`` change nothing."""
-        for sizes, (_, indices) in _blocks(draws, self.inputs[0].numel()):
-            indices = indices.to(self.inputs.device, non_blocking=True)
-            inputs, targets = self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
-            yield from zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True)
+        tensors = list(nested.tensors(self.inputs))
+        for sizes, (_, indices) in _blocks(draws, sum(tensor[0].numel() for tensor in tensors)):
+            drawn = indices.to(tensors[0].device, non_blocking=True)
+            pick = partial(torch.index_select, dim=0, index=drawn)
+            parts = (nested.split(nested.mapped(pick, whole), sizes) for whole in (self.inputs, self.targets))
+            yield from zip(*parts, strict=True)
 
 
 @dataclass(frozen=True)
@@ -122,15 +133,21 @@ class DatasetSource:
 
     Attributes:
         dataset: gives one sample per index, and has a length.
-        collate: makes (inputs, targets) of a list of samples; torch's default stacks pairs.
+        collate: makes a batch of a list of samples; torch's default stacks them.
         workers: processes that make samples; 0 makes them here.
         device: of the batches.
+        split: makes (inputs, targets) of a batch; `split_batch`, if not given.
+        worker_init: called in each worker process with its number, before it makes samples.
+        context: how worker processes are started, as a loader's ``multiprocessing_context``.
     """
 
     dataset: "Dataset[Any]"
     collate: Collate | None = None
     workers: int = 0
     device: torch.device = _CPU
+    split: SplitBatch | None = None
+    worker_init: Callable[[int], None] | None = None
+    context: Any = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # torch leaves __len__ out of Dataset
@@ -139,14 +156,43 @@ class DatasetSource:
         """The same data set, with batches on ``device``."""
         return replace(self, device=torch.device(device))
 
-    def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, draws: Iterable[Draw], *, seed: int, augment: bool) -> Iterator[tuple[Any, Any]]:
         """See `Source.batches`."""
-        pure = _PureDataset(self.dataset, seed)
-        for inputs, targets in load_batches(pure, draws, self.collate, self.workers, self.device):
-            yield (
-                inputs.to(self.device, non_blocking=True),
-                targets.to(self.device, non_blocking=True),
-            )
+        pure, split = _PureDataset(self.dataset, seed), self.split or split_batch
+        started = {"worker_init_fn": self.worker_init, "multiprocessing_context": self.context}
+        for batch in load_batches(pure, draws, self.collate, self.workers, self.device, **started):
+            inputs, targets = split(batch)
+            yield move_data_to_device(inputs, self.device), move_data_to_device(targets, self.device)
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """(inputs, targets) of a batch: of a pair its parts, of a mapping its entry of `TARGETS` and all others.
+
+    >>> split_batch({"pixels": 1, "size": 2, "label": 3})
+    ({'pixels': 1, 'size': 2}, 3)
+
+    Raises:
+        UserError: The batch is neither.
+    """
+    if isinstance(batch, Mapping):
+        target = next((name for name in TARGETS if name in batch), None)
+        if target is not None:
+            return {name: value for name, value in batch.items() if name != target}, batch[target]
+        found = f"a mapping of {', '.join(map(str, batch))}"
+    elif isinstance(batch, tuple | list):
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        found = f"a {type(batch).__name__} of {len(batch)}"
+    else:
+        found = f"a {type(batch).__name__}"
+    raise UserError(
+        f"a batch is (inputs, targets), or a mapping with {', '.join(TARGETS[:-1])} or {TARGETS[-1]}, not {found}: say "
+        "how to split it with Task(batch=lambda batch: (inputs, targets))"
+    )
+
+
+def _numbers(lengths: list[int]) -> str:
+    return " or ".join(map(str, lengths)) or "no"
 
 
 def _blocks(draws: Iterable[Draw], numbers: int) -> Iterator[tuple[list[int], Draw]]:
@@ -191,8 +237,12 @@ def load_batches(
     collate: Collate | None,
     workers: int,
     device: torch.device,
+    **started: Any,
 ) -> Iterator[Any]:
-    """Collated batches of the samples ``dataset[epoch, index]``, one per draw, made by ``workers`` processes."""
+    """Collated batches of the samples ``dataset[epoch, index]``, one per draw, made by ``workers`` processes.
+
+    ``started`` says how these are started, in the words of a loader.
+    """
     keys: Iterable[list[Any]] = (list(zip(e.tolist(), i.tolist(), strict=True)) for e, i in draws)
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -200,6 +250,7 @@ def load_batches(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        **(started if workers else {}),
         generator=torch.Generator(),  # a loader takes a seed for its workers: not from the global generator
     )
     return iter(loader)

@@ -4,12 +4,12 @@ Nothing revives such a network, but its loss is finite: it knows how often each 
 a smaller rate has learned so far. So collapse is looked for in the outputs, not in the loss.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from superconv.nested import tensors
 
 LOOKS = 10  # how often a training is looked at
 
@@ -21,7 +21,7 @@ def tells_apart(output: Any) -> bool:
         output: Output of a network, the first dimension of whose tensors counts the samples. A structure of several
             tensors tells samples apart if one of them does; what holds no tensor of samples is taken to.
     """
-    found = list(_tensors(output))
+    found = [tensor for tensor in tensors(output) if tensor.ndim and len(tensor)]
     return not found or any(not torch.equal(t, t[:1].expand_as(t)) for t in found)
 
 
@@ -48,10 +48,3 @@ class CollapseWatch:
     def looked(self, step: int) -> "CollapseWatch":
         """The watch after a look."""
         return replace(self, seen=step)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output] if output.ndim and len(output) else []
-    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from superconv.optim import skips
 from superconv.rates.curve import Curve
+from superconv.rates.modes import evaluating
 from superconv.rates.recalibration import recalibrate
 from superconv.rates.schedules import exponential_range, linear_range
 from superconv.rates.snapshot import Snapshot, probing
@@ -258,8 +259,8 @@ class RangeTest:
         with probing(self._model, loaders=self._loaders), torch.no_grad():
             if self._recalibrate is not None:
                 recalibrate(self._model, self._recalibrate())
-            self._model.eval()
-            result = self._evaluate()
+            with evaluating(self._model):
+                result = self._evaluate()
         if isinstance(result, Mapping):
             loss, metric = result.get("loss"), result.get(self._metric)
         elif isinstance(result, tuple):

@@ -124,6 +124,8 @@ def finish(
             f"the same command goes on with --resume --out {folder.path}, in Python the same call"
         )
     numbers = {**_numbers(result, task, plan, seed), **about}
+    if result.notes:
+        numbers["notes"] = [*numbers.get("notes", ()), *result.notes]
     if recipe.dropout and not dropout_rates(result.model):
         idle = f"the recipe's dropout of {recipe.dropout:g} has no layer to act on: built-in models that take dropout "
         numbers["notes"] = [*numbers.get("notes", ()), f"{idle}have it with --model-args dropout {recipe.dropout:g}"]

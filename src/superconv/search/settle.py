@@ -159,6 +159,7 @@ def settle(task: Task, choices: Choices | None = None) -> tuple[Settled, Traits]
     )
     settled.at(LOOK_LR)  # values that make no recipe are refused now
     look = settled.look
+    task.refuse_shared()
     traits = task.traits(look)
     settled = _explained(task, settled, look, traits)
     if settled.timed:

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
 from superconv.errors import Interrupted, UserError, one_line
+from superconv.nested import tensors
 
 
 class BreakdownError(Exception):
@@ -53,7 +52,7 @@ def refusals(output: Any, *, alone: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(output, Tensor) and alone and not output.isfinite().all():
+        if alone and not all(tensor.isfinite().all() for tensor in tensors(output)):
             raise BreakdownError(_line(error)) from error
         raise
 

@@ -110,7 +110,7 @@ class EstimateHook(Hook):
         model, group = run.module, run.torch_optimizers[0].param_groups[0]
 
         def loss() -> Tensor:
-            output = model(inputs)
+            output = run.forward(inputs)
             with refusals(output, alone=run.alone):
                 return run.loss(output, target)
 

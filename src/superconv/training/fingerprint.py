@@ -49,7 +49,7 @@ def _network(task: Task, seed: int) -> tuple[str, str]:
     """Fingerprints of a fresh network's structure and of its weights."""
     with isolated_rng():
         torch.manual_seed(seed)
-        model = task.model()
+        model = task.network()
     tensors = model.state_dict()
     shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items() if isinstance(t, Tensor)]
     return _of((repr(model), shapes)), _of(tensors)

@@ -137,12 +137,7 @@ class Hook:
         """Go on from a checkpoint; `on_start` follows. Every process is told the same."""
 
 
-def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
-    output: Tensor = model(inputs)
-    return output
-
-
-def _loss(criterion: Callable[[Tensor, Tensor], Tensor], output: Tensor, target: Tensor) -> Tensor:
+def _loss(criterion: Callable[[Any, Any], Any], output: Any, target: Any) -> Any:
     return criterion(output, target)
 
 
@@ -150,8 +145,9 @@ def _loss(criterion: Callable[[Tensor, Tensor], Tensor], output: Tensor, target:
 class Stages:
     """What one update is made of; replace a stage to train differently with the same loop.
 
-    `predict(model, inputs) -> output`, `loss(criterion, output, target) -> mean loss` and
-    `backward(fabric, loss)`, which is `Fabric.backward` where none is given; the step is the optimizers' own.
+    `predict(model, inputs) -> output`, which is the task's where none is given; `loss(criterion, output, target)`,
+    which returns as a task's loss does, its criterion the mean loss; and `backward(fabric, loss)`, which is
+    `Fabric.backward` where none is given; the step is the optimizers' own.
 
     >>> import superconv
     >>> halved = superconv.Stages(loss=lambda criterion, output, target: criterion(output, target) / 2)
@@ -160,6 +156,11 @@ class Stages:
     20
     """
 
-    predict: Callable[[nn.Module, Tensor], Tensor] = _predict
-    loss: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], Tensor] = _loss
+    predict: Callable[[nn.Module, Any], Any] | None = None
+    loss: Callable[[Callable[[Any, Any], Any], Any, Any], Any] = _loss
     backward: Callable[[Fabric, Tensor], None] | None = None
+
+    @property
+    def plain_loss(self) -> bool:
+        """Whether the loss is the task's own."""
+        return self.loss is _loss

@@ -52,6 +52,8 @@ class Run:
     """`validation_loss`, `validation_<metric>`, `test_loss`, `test_<metric>`; none where not finite."""
     stopped: Stopped | None = None
     """`interrupted` or `diverged` where the run ended before its last update."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the user should know, on how it was trained."""
 
 
 def train(
@@ -131,12 +133,13 @@ def train(
                 if source is not None:
                     scores |= {f"{name}_{k}": v if isfinite(v) else None for k, v in trainer.evaluate(source).items()}
         return Run(
-            model=trainer.model.module.eval(),
+            model=trainer.finish(),
             steps=trainer.step,
             seconds=seconds,
             images_per_second=statistics.median(rates) if rates else None,
             scores=scores,
             stopped=stopped,
+            notes=tuple(trainer.notes),
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from superconv import files
+from superconv import files, nested
 from superconv.data.reading.cache import cache_folder
 from superconv.errors import UserError, one_line
 from superconv.rates.snapshot import isolated_rng
@@ -140,7 +140,7 @@ class _Contender:
                 self.refused = f"its loss departs from fp32's: {mine:.4g} against {theirs:.4g}"
 
     def images(self) -> bool:
-        return next(self._batches)[0].dim() == 4
+        return any(tensor.dim() == 4 for tensor in nested.tensors(next(self._batches)[0]))
 
     def trial(self) -> TimedPlan:
         quartiles = statistics.quantiles(self.seconds, n=4, method="inclusive") if len(self.seconds) > 1 else None
@@ -303,11 +303,11 @@ def _long(trials: Sequence[TimedPlan], updates: float) -> bool:
 
 
 def _key(task: Task, device: str, batch_size: int, optimizer: str) -> str:
-    model = task.model()
+    model = task.network()
     tensors = [(name, list(t.shape)) for name, t in model.state_dict().items()]
     first = torch.zeros(1, dtype=torch.int64)
     sample, _ = next(task.train.batches([(first, first)], seed=0, augment=False))
-    inputs = [list(sample.shape), sample.dtype]
+    inputs = [fact for tensor in nested.tensors(sample) for fact in (list(tensor.shape), tensor.dtype)]
     where = [machine(device), _processor() if device == "cpu" else "", os.cpu_count(), versions()]
     facts = [repr(model), tensors, inputs, batch_size, optimizer, where]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,42 +1,57 @@
 """Loss and metric of a stretch of updates, summed on the device, where nothing waits for them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from superconv.training.task import Metric
+from superconv import nested
+from superconv.training.measures import Measured, Metric, score
 
 _PENDING = 2**16  # numbers of output that may wait; several small batches measured in a row cost half as much
 
 
 class Scores:
-    """Sums over samples of loss and metric.
+    """Sums of loss and metric over what they count: samples, if they do not say otherwise.
 
     Batches are measured a few at a time: between two updates of a small network, measuring costs as much as its loss.
 
     Args:
-        metric: (output, target) → mean of the batch; without one the loss stands for it.
+        metric: (output, target) → mean of the batch, or as `measured` has it; without one the loss stands for it.
         device: Where the sums are kept.
         pending: Whether outputs may wait; not where the next update writes over them.
+        all_count: Whether all targets are known to count alike.
     """
 
-    def __init__(self, metric: Metric | None, device: torch.device, *, pending: bool = True) -> None:
-        self._metric, self._limit = metric, _PENDING if pending else 0
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._numbers = 0
-        self._sums = torch.zeros(3, device=device, dtype=torch.float64)
+    def __init__(
+        self, metric: Metric | None, device: torch.device, *, pending: bool = True, all_count: bool = False
+    ) -> None:
+        self._metric, self._limit, self._all_count = metric, _PENDING if pending else 0, all_count
+        self._waiting: list[tuple[Any, Any, Measured]] = []
+        self._samples = self._numbers = 0  # samples of each batch that waits, and numbers of output
+        self._sums = torch.zeros(4, device=device, dtype=torch.float64)
 
-    def add(self, output: Tensor, target: Tensor, loss: Tensor) -> None:
-        """Add a batch; its loss is the mean over its samples."""
-        if self._waiting and len(target) != len(self._waiting[0][1]):  # batches of one size share a factor
+    def add(self, output: Any, target: Any, loss: Measured | Tensor) -> None:
+        """Add a batch with its loss."""
+        loss = loss if isinstance(loss, Measured) else Measured(loss)
+        samples = nested.samples(target, output)
+        if self._waiting and samples != self._samples:  # batches of one size share a factor
             self._measure()
-        self._waiting.append((output.detach(), target, loss.detach()))
-        self._numbers += output.numel()
+        self._samples = samples
+        kept = Measured(*(None if part is None else part.detach() for part in loss))  # type: ignore[arg-type]
+        if isinstance(output, Tensor):
+            self._waiting.append((output.detach(), target, kept))
+            self._numbers += output.numel()
+        else:
+            self._waiting.append((None if self._metric is None else output, target, kept))
+            self._numbers += 0 if self._metric is None else self._limit + 1  # its graph must not be kept
         if self._numbers > self._limit:
             self._measure()
 
     @property
     def sums(self) -> Tensor:
-        """Loss and metric times samples, and the samples: float64 (3,)."""
+        """Sums of loss and metric, and what they count: float64 (4,)."""
         self._measure()
         return self._sums
 
@@ -55,9 +70,19 @@ class Scores:
         if not self._waiting:
             return
         outputs, targets, losses = zip(*self._waiting, strict=True)
-        metrics = losses if self._metric is None else tuple(map(self._metric, outputs, targets))
-        columns = [torch.stack(losses).double(), torch.stack(metrics).double()]
-        means = torch.stack([*columns, torch.ones_like(columns[0])])
-        self._sums.add_(means.sum(1), alpha=len(targets[0]))  # a tensor of sizes would have to be brought to the device
+        metrics: Sequence[Measured] = losses
+        if self._metric is not None:
+            pairs = zip(outputs, targets, strict=True)
+            metrics = [score(self._metric, o, t, self._samples, all_count=self._all_count) for o, t in pairs]
+        columns = [torch.stack([measure.weighted for measure in row]).double() for row in (losses, metrics)]
+        columns += [_shares(row, columns[0]) for row in (losses, metrics)]
+        # A tensor of sizes would have to be brought to the device.
+        self._sums.add_(torch.stack(columns).sum(1), alpha=self._samples)
         self._waiting.clear()
         self._numbers = 0
+
+
+def _shares(row: Sequence[Measured], like: Tensor) -> Tensor:
+    if all(measure.share is None for measure in row):
+        return torch.ones_like(like)
+    return torch.stack([like.new_ones(()) if m.share is None else m.share.double() for m in row])

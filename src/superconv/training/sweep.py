@@ -1,7 +1,7 @@
 """The LR range test of a task: fresh networks, one for each seed, under a rising rate."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
+from torch import nn
 
 from superconv import files
 from superconv.errors import UserError
@@ -88,6 +88,8 @@ def sweep_rates(
     at_peak = recipe.min_momentum if recipe.momentum_schedule() else None
     momentum = recipe.momentum if at_peak is None else at_peak
     swept = replace(recipe, schedule="constant", momentum=momentum, steps=steps, max_lr=max_lr)
+    if len(seeds) > 1:
+        task.refuse_shared()
     curves = []
     for seed in seeds:
         with isolated_rng():
@@ -255,9 +257,14 @@ def _elsewhere(curve: Curve, low: float, high: float) -> int:
     return int(not curve.stopped and (began or not (levels.fell or levels.risen.any())))
 
 
-def calibration(trainer: Trainer, batches: int) -> Iterator[Tensor]:
-    """The inputs of the next so many batches, over which batch-norm statistics are estimated anew."""
-    return (inputs for inputs, _ in islice(trainer.batches(), batches))
+def calibration(trainer: Trainer, batches: int) -> Iterator[Callable[[nn.Module], Any]]:
+    """Forward passes of the next so many batches, over which batch-norm statistics are estimated anew."""
+    for inputs, _ in islice(trainer.batches(), batches):
+        yield partial(_forward, trainer.task, inputs)
+
+
+def _forward(task: Task, inputs: Any, model: nn.Module) -> Any:
+    return task.predict(model, inputs)
 
 
 def _sweep(

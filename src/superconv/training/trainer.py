@@ -1,9 +1,9 @@
 """What a run consists of while it goes: one update, one evaluation."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,30 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from superconv import nested
 from superconv.data import Source
 from superconv.data.sampling import Draw, Order, in_order
 from superconv.errors import UserError
 from superconv.models.dropout import limit_dropout
 from superconv.optim import skips, unfuse
-from superconv.rates.lr_scheduler import ScheduledLR
-from superconv.rates.schedules import Schedule
+from superconv.rates.modes import call_overrides, evaluating
 from superconv.recipe import Recipe
 from superconv.training.breakdown import refusals
+from superconv.training.calling import (
+    call_model,
+    in_channels_last,
+    in_double,
+    label_argument,
+    refuse_unknown,
+    with_labels,
+)
+from superconv.training.checks import all_count, check_batch, uneven_parts
 from superconv.training.hooks import Hook, Stages
-from superconv.training.plan import CompileMode, ExecutionPlan
+from superconv.training.measures import Measured, compute, measured
+from superconv.training.plan import ExecutionPlan
+from superconv.training.preparation import compile_model, schedulers_of
 from superconv.training.scores import Scores
+from superconv.training.stepping import asks_for_closure, may_ask, needs_closure, refuse_closures, switch
 from superconv.training.task import Task
 
 EVALUATION_BATCH = 1000
@@ -56,13 +68,13 @@ class Trainer:
         self.device = self.fabric.device
         self.writes, self.alone = self.fabric.is_global_zero, self.fabric.world_size == 1
         torch.manual_seed(seed)
-        model = task.model()
+        model = task.network()
         if recipe.dropout is not None:
             limit_dropout(model, recipe.dropout)
         if plan.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it with a dtype only
         if plan.compiled:  # replayed CUDA graphs write over gradients that must last for several parts
-            _compile(model, plan.compiled if recipe.accumulate == 1 else "default")
+            compile_model(model, plan.compiled if recipe.accumulate == 1 else "default")
         optimizers = task.optimizers(model, recipe)
         if plan.precision == "16-mixed":
             if len(optimizers) > 1:  # the gradient scaler forgets, with each that steps, what it knows of the others
@@ -73,10 +85,21 @@ class Trainer:
         # Fabric's wrappers only convert, or bring processes together: idle, they cost a small network 10 %.
         plain = self.alone and plan.precision == "32-true"
         self._predictor: nn.Module = self.model.module if plain else self.model
+        self._predict = self.stages.predict or task.predict
         self._backward = self.stages.backward or (_backward if plain else Fabric.backward)
-        self.schedulers = _schedulers(optimizers, recipe)
-        smoothed = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
-        self.criterion = partial(task.loss, **smoothed)
+        self.schedulers = schedulers_of(optimizers, recipe)
+        if isinstance(task.loss, nn.Module):
+            task.loss.to(self.device)
+        self._smoothing = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
+        self._label = label_argument(model)
+        self._all_count = all_count(task.loss, task.train)
+        self._first = True  # whether no update was made in this process
+        self._closures = any(map(needs_closure, optimizers))
+        self._may_ask = any(map(may_ask, optimizers))
+        if self._closures:
+            refuse_closures(optimizers, plan.precision)
+        self.notes: list[str] = []
+        call_overrides(model)
         self.lr, self.momentum = self._rates()  # of the last update
         self.step = 0  # updates that happened
         self.drawn = 0  # batches drawn: more than `step` where fp16 had to skip an update
@@ -85,9 +108,10 @@ class Trainer:
         self._happened = True
         self._moved: dict[int, tuple[Source, Source]] = {}
         optimizers[0].register_step_post_hook(self._note_step)
-        self.scores = Scores(task.metric, self.device, pending=not plan.compiled)
+        self.scores = Scores(task.metric, self.device, pending=not plan.compiled, all_count=self._all_count)
+        self._last_read: dict[str, float] = {}
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Any, Any]]:
         """The training batches of this process from the present position on, `accumulate` parts an update."""
         fabric, recipe = self.fabric, self.recipe
         if recipe.batch_size % (fabric.world_size * recipe.accumulate):
@@ -103,31 +127,21 @@ class Trainer:
             draws = (part for draw in draws for part in _parts(draw, recipe.accumulate))
         return map(self._prepare, source.batches(draws, seed=self.seed, augment=True))
 
-    def update(self, batches: Iterator[tuple[Tensor, Tensor]]) -> bool:
+    def update(self, batches: Iterator[tuple[Any, Any]]) -> bool:
         """Make one update from the next `accumulate` batches; whether it happened (fp16 may skip one)."""
-        _seed_all(self.device, (self.seed, self.drawn, self.fabric.global_rank))
         if not self.module.training:  # going through all modules takes as long as a small one's forward
             self.model.train()
-        parts = self.recipe.accumulate
-        for part in range(parts):
-            inputs, target = next(batches)
-            with self.fabric.no_backward_sync(self.model) if part < parts - 1 else nullcontext():
-                output = self._output(inputs)
-                with refusals(output, alone=self.alone):
-                    loss = self.stages.loss(self.criterion, output, target)
-                self._backward(self.fabric, loss / parts if parts > 1 else loss)
-            self.scores.add(output, target, loss)
-        self.drawn += 1
+        switch(self.torch_optimizers, training=True)
+        drawn = (next(batches) for _ in range(self.recipe.accumulate))
+        parts = list(drawn) if self._closures or (self._first and self._may_ask) else drawn
+        self._make_gradients(parts)
         self.lr, self.momentum = self._rates()
-        if self.recipe.clip_norm:
-            for optimizer in self.optimizers:
-                self.fabric.clip_gradients(
-                    self.model, optimizer, max_norm=self.recipe.clip_norm, error_if_nonfinite=False
-                )
         self._happened = False
         for optimizer in self.optimizers:
-            optimizer.step()
+            self._step(optimizer, parts)
             _drop_gradients(optimizer)
+        self._first = False
+        self.drawn += 1
         self.skipped = 0 if self._happened else self.skipped + 1
         if self._happened:
             self.step += 1
@@ -158,46 +172,59 @@ class Trainer:
         world, rank = self.fabric.world_size, self.fabric.global_rank
         places = in_order(taken, EVALUATION_BATCH, rank=rank, world=world)
         draws = ((e, i * n // taken if start is None else (start + i) % n) for e, i in places)
-        scores = Scores(self.task.metric, self.device, pending=not self.plan.compiled)
+        counted = all_count(self.task.loss, source)
+        scores = Scores(self.task.metric, self.device, pending=not self.plan.compiled, all_count=counted)
         with self.evaluating() as model, torch.inference_mode(), self.fabric.autocast():
             for inputs, target in map(self._prepare, source.batches(draws, seed=self.seed, augment=False)):
-                output = model(inputs)
+                output = self.task.predict(model, inputs)
                 with refusals(output, alone=self.alone):
-                    loss = self.task.loss(output, target)
-                scores.add(output, target, loss)
-        return self._means(scores.sums)
+                    loss = compute(self.task.loss, output, target, all_count=counted)
+                scores.add(output, target, measured(loss, nested.samples(target, output)))
+        if not (means := self._means(scores.sums)):
+            raise UserError(f"no target of the {n} samples that {self.task.name} is evaluated on counts")
+        return means
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The model in evaluation mode; afterwards each module is in its own again, as some may be frozen."""
-        model = self.model.module
-        modes = [(module, module.training) for module in model.modules()]
+        """The model and its optimizers in evaluation mode; afterwards each module is in its own again."""
+        switch(self.torch_optimizers, training=False)
         try:
-            yield model.eval()
+            with evaluating(self.model.module) as model:
+                yield model
         finally:
-            for module, training in modes:
-                module.training = training
+            switch(self.torch_optimizers, training=True)
 
-    def fixed_batch(self, samples: int) -> tuple[Tensor, Tensor]:
+    def finish(self) -> nn.Module:
+        """The network itself, for good in evaluation mode."""
+        switch(self.torch_optimizers, training=False)
+        module: nn.Module = self.model.module.eval()
+        return module
+
+    def fixed_batch(self, samples: int) -> tuple[Any, Any]:
         """Always the same training samples, evenly spaced, not augmented; at most `samples`."""
         source = self._on_device(self.task.train)
         indices = torch.linspace(0, len(source) - 1, min(samples, len(source))).long()
-        batch = next(source.batches([(torch.zeros_like(indices), indices)], seed=self.seed, augment=False))
+        draws = [(torch.zeros_like(indices), indices)]
+        batch: tuple[Any, Any] = next(source.batches(draws, seed=self.seed, augment=False))
         return self._prepare(batch)
 
     def forward(self, inputs: Any) -> Any:
         """Output of the network without its compiled form, which other shapes would compile once more."""
-        return self.module.forward(inputs)
+        with torch.compiler.set_stance("force_eager") if self.plan.compiled else nullcontext():
+            return self.task.predict(self.module, inputs)
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """Mean loss of a batch, without label smoothing."""
-        return self.task.loss(output, target)
+        return measured(compute(self.task.loss, output, target), nested.samples(target, output)).mean
 
     def read(self) -> dict[str, float]:
-        """Mean training loss and metric since the last reading, over all processes; waits for the device."""
-        means = self._means(self.scores.sums)
+        """Mean training loss and metric since the last reading, over all processes; waits for the device.
+
+        Where no target has counted since, they are those of the last reading.
+        """
+        self._last_read = self._means(self.scores.sums) or self._last_read or self._named(0.0, 0.0)
         self.scores.clear()
-        return means
+        return self._last_read
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all must ask together."""
@@ -205,9 +232,79 @@ class Trainer:
             return flag
         return bool(self._summed(torch.tensor(float(flag), device=self.device)) > 0)
 
-    def _output(self, inputs: Tensor) -> Tensor:
+    def _make_gradients(self, parts: Iterable[tuple[Any, Any]], *, scored: bool = True) -> Tensor:
+        """Make the gradient of an update from its parts, clipped; the mean loss comes back.
+
+        Parts are weighted by what they count. Where that is known only at the end, gradients are of sums, divided then.
+        """
+        _seed_all(self.device, (self.seed, self.drawn, self.fabric.global_rank))
+        count = self.recipe.accumulate
+        losses, shares = [], []
+        for part, (inputs, target) in enumerate(parts):
+            with self.fabric.no_backward_sync(self.model) if part < count - 1 else nullcontext():
+                output = self._output(inputs)
+                if self._first:
+                    check_batch(self.task, output, target)
+                with refusals(output, alone=self.alone):
+                    loss = self._loss(output, target)
+                one = loss.mean if count == 1 and self.alone else loss.weighted
+                self._backward(self.fabric, one / count if count > 1 else one)
+            if self._first and part == 0 and (count > 1 or not self.alone):
+                self.notes += uneven_parts(self.task.loss, output, loss)
+            if scored:
+                self.scores.add(output, target, loss)
+            losses.append(one.detach() / count)
+            shares.append(loss.share)
+        if (count > 1 or not self.alone) and any(share is not None for share in shares):
+            share = torch.as_tensor(sum(1.0 if share is None else share for share in shares) / count)
+            if not self.alone:
+                share = self._summed(share.clone()) / self.fabric.world_size
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, torch.where(share > 0, 1 / share, 1.0))
+        if self.recipe.clip_norm:
+            for optimizer in self.optimizers:
+                self.fabric.clip_gradients(
+                    self.model, optimizer, max_norm=self.recipe.clip_norm, error_if_nonfinite=False
+                )
+        return losses[0] if count == 1 else torch.stack(losses).sum()
+
+    def _step(self, optimizer: Any, parts: Any) -> None:
+        """Let an optimizer step; one that needs a closure gets it: it makes the gradient of the same batch again."""
+        if not self._closures:
+            try:
+                optimizer.step()
+                return
+            except Exception as error:
+                if not (self._first and self._may_ask and asks_for_closure(error)):
+                    raise
+            refuse_closures(self.torch_optimizers, self.plan.precision)
+            self._closures = True
+
+        def again() -> Tensor:
+            with torch.enable_grad():
+                _drop_gradients(optimizer)
+                loss = self._make_gradients(parts, scored=False)
+                return loss if self.alone else self._summed(loss) / self.fabric.world_size
+
+        optimizer.step(again)
+
+    def _loss(self, output: Any, target: Any) -> Measured:
+        """Loss of a training batch."""
+        task, samples = self.task, nested.samples(target, output)
+        options: dict[str, Any] = {"all_count": self._all_count, **self._smoothing}
+        if self.stages.plain_loss:
+            return measured(compute(task.loss, output, target, **options), samples)
+
+        def criterion(output: Any, target: Any) -> Tensor:
+            return measured(compute(task.loss, output, target, **options), samples).mean
+
+        return measured(self.stages.loss(criterion, output, target), samples)
+
+    def _output(self, inputs: Any) -> Any:
+        if self._first and self._predict is call_model:
+            refuse_unknown(self.module, inputs)
         try:
-            return self.stages.predict(self._predictor, inputs)
+            return self._predict(self._predictor, inputs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -227,14 +324,13 @@ class Trainer:
             self._moved[id(source)] = source, source.to(self.device)  # the first keeps the id from being used again
         return self._moved[id(source)][1]
 
-    def _prepare(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _prepare(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
         inputs, target = batch
-        if self.plan.precision == "64-true" and inputs.is_floating_point():
-            inputs = inputs.double()
-            target = target.double() if target.is_floating_point() else target
-        if self.plan.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, target
+        if self.plan.precision == "64-true":
+            inputs, target = in_double(inputs), in_double(target)
+        if self.plan.channels_last:
+            inputs = in_channels_last(inputs)
+        return with_labels(inputs, target, self._label), target
 
     def _note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._happened = not skips(optimizer)
@@ -245,38 +341,12 @@ class Trainer:
         return total
 
     def _means(self, sums: Tensor) -> dict[str, float]:
-        loss, metric, samples = self._summed(sums).tolist()
-        means = {"loss": loss / max(samples, 1)}
-        if self.task.metric is not None:
-            means[self.task.metric_name] = metric / max(samples, 1)
-        return means
+        """Means of loss and metric; empty where nothing counts."""
+        loss, metric, counted, scored = self._summed(sums).tolist()
+        return self._named(loss / counted, metric / scored if scored else nan) if counted else {}
 
-
-def _compile(model: nn.Module, mode: CompileMode) -> None:
-    """What `Module.compile` does, through one more frame: Dynamo passes over torch's own, so over a `Sequential`."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return model._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]  # torch's own
-
-    model._compiled_call_impl = torch.compile(call, mode=mode)
-
-
-def _schedulers(optimizers: Sequence[Optimizer], recipe: Recipe) -> list[ScheduledLR]:
-    """One for each optimizer, whose rate keeps its ratio to the very first one's; momentum moves where there is any."""
-    rate, momentum = recipe.learning_rate(), recipe.momentum_schedule()
-    first = float(optimizers[0].param_groups[0]["lr"])
-
-    def scaled(ratio: float) -> Schedule:
-        return rate if ratio == 1 else lambda t: ratio * rate(t)
-
-    return [
-        ScheduledLR(
-            optimizer,
-            scaled(float(optimizer.param_groups[0]["lr"]) / first if first else 1.0),
-            momentum if all({"momentum", "betas"} & group.keys() for group in optimizer.param_groups) else None,
-        )
-        for optimizer in optimizers
-    ]
+    def _named(self, loss: float, metric: float) -> dict[str, float]:
+        return {"loss": loss} if self.task.metric is None else {"loss": loss, self.task.metric_name: metric}
 
 
 def _parts(draw: Draw, parts: int) -> Iterator[Draw]:
