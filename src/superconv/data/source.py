@@ -28,11 +28,18 @@ SplitBatch = Callable[[Any], tuple[Any, Any]]
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Names of the target in a batch that is a mapping: the first that there is."""
 _CPU = torch.device("cpu")
-_BLOCK = 2**19  # numbers of input that are made at once: what a call costs is then shared by many small batches
+_BLOCK = 2**19  # numbers of input that are made at once: what a call costs is then shared by many small batches …
+_AHEAD = 64  # … but no more batches than this, which a short training would never use
 
 
 class Source(Protocol):
-    """Samples that can be drawn in batches."""
+    """Samples that can be drawn in batches.
+
+    >>> import torch, superconv
+    >>> source: superconv.Source = superconv.TensorSource(torch.ones(10, 1), torch.zeros(10))
+    >>> len(source), len(source.to("cpu"))
+    (10, 10)
+    """
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -95,6 +102,13 @@ class TensorSource:
 
     Raises:
         ValueError: if the numbers of samples differ or are zero.
+
+    >>> import torch, superconv
+    >>> source = superconv.TensorSource(torch.arange(10.0)[:, None], torch.arange(10.0))
+    >>> draw = torch.zeros(3, dtype=torch.int64), torch.tensor([7, 0, 2])
+    >>> inputs, targets = next(source.batches([draw], seed=0, augment=False))
+    >>> targets.tolist()
+    [7.0, 0.0, 2.0]
     """
 
     inputs: Any
@@ -139,6 +153,13 @@ class DatasetSource:
         split: makes (inputs, targets) of a batch; `split_batch`, if not given.
         worker_init: called in each worker process with its number, before it makes samples.
         context: how worker processes are started, as a loader's ``multiprocessing_context``.
+
+    >>> import torch, superconv
+    >>> dataset = torch.utils.data.TensorDataset(torch.arange(10.0)[:, None], torch.arange(10.0))
+    >>> draw = torch.zeros(2, dtype=torch.int64), torch.tensor([7, 0])
+    >>> inputs, targets = next(superconv.DatasetSource(dataset).batches([draw], seed=0, augment=False))
+    >>> targets.tolist()
+    [7.0, 0.0]
     """
 
     dataset: "Dataset[Any]"
@@ -199,7 +220,7 @@ def _blocks(draws: Iterable[Draw], numbers: int) -> Iterator[tuple[list[int], Dr
     """Draws joined to blocks of about `_BLOCK` numbers, a sample having ``numbers``; with the sizes of the parts."""
     remaining = iter(draws)
     for first in remaining:
-        further = max(0, _BLOCK // (len(first[1]) * numbers) - 1)
+        further = min(_AHEAD, max(0, _BLOCK // (len(first[1]) * numbers) - 1))
         block = [first, *islice(remaining, further)]
         yield (
             [len(indices) for _, indices in block],

@@ -47,6 +47,12 @@ class Curve:
         total_steps: Updates that were planned, None if unknown.
         max_lr: Largest rate that was planned, None if unknown.
         estimate: Smoothed curvature estimate of the rate (`CurvatureEstimate`) after each row; empty if not measured.
+
+    >>> import superconv
+    >>> nothing = (None,) * 3
+    >>> curve = superconv.Curve((0.1, 0.2, 0.3), (0, 1, 2), (0, 0, 0), (2.0, 1.5, 4.0), nothing, nothing, nothing)
+    >>> curve.label, curve.signal()[1].tolist()
+    ('training loss', [2.0, 1.5, 4.0])
     """
 
     lr: tuple[float, ...]

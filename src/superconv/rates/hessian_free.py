@@ -57,6 +57,16 @@ class CurvatureEstimate:
 
     Raises:
         ValueError: No parameters, an unknown form, norm or scope, a stride below 1, or buffers in the corrected form.
+
+    >>> import torch, superconv
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1)
+    >>> estimate = superconv.CurvatureEstimate(optimizer)
+    >>> for _ in range(5):
+    ...     optimizer.zero_grad(); (2 * weight**2).sum().backward(); optimizer.step()
+    >>> round(estimate.raw, 3)  # one over the curvature, which is 4; `estimate.value` is smoothed
+    0.25
+    >>> estimate.remove()
     """
 
     def __init__(

@@ -33,6 +33,13 @@ class ScheduledLR(LRScheduler):
     Raises:
         ValueError: The number of schedules is not that of the groups, a group that shall have a momentum schedule has
             neither `momentum` nor `betas`, or a single schedule has a first group at rate 0, to which none has a ratio.
+
+    >>> import torch, superconv
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    >>> scheduler = superconv.ScheduledLR(optimizer, lambda t: 0.1 / (1 + t))
+    >>> optimizer.step(); scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.05]
     """
 
     def __init__(
@@ -128,6 +135,18 @@ class OneCycle(ScheduledLR):
 
     Raises:
         ValueError: The run is too short for its phases, or a value makes no sense.
+
+    >>> import torch, superconv
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> scheduler = superconv.OneCycle(optimizer, max_lr=0.5, total_steps=100)
+    >>> rates = []
+    >>> for _ in range(100):
+    ...     rates.append(scheduler.get_last_lr()[0])
+    ...     optimizer.zero_grad(); model(torch.ones(8, 4)).square().mean().backward(); optimizer.step()
+    ...     scheduler.step()
+    >>> rates[0], max(rates), rates[-1]
+    (0.05, 0.5, 0.0005)
     """
 
     def __init__(
@@ -186,6 +205,14 @@ class CyclicalLR(ScheduledLR):
         mode: Whether, and how, cycles shrink.
         gamma: Shrinking per update under `exp_range`.
         last_epoch: Index of the last update made, −1 for none.
+
+    >>> import torch, superconv
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    >>> scheduler = superconv.CyclicalLR(optimizer, base_lr=0.1, max_lr=0.5, step_size=2)
+    >>> for _ in range(4):
+    ...     print(round(scheduler.get_last_lr()[0], 2), end=" ")
+    ...     optimizer.step(); scheduler.step()
+    0.1 0.3 0.5 0.3
     """
 
     def __init__(
@@ -218,6 +245,14 @@ class RangeSweep(ScheduledLR):
         start_lr: Rate of the first; 0 needs the linear mode.
         mode: How the rate rises.
         last_epoch: Index of the last update made, −1 for none.
+
+    >>> import torch, superconv
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    >>> scheduler = superconv.RangeSweep(optimizer, max_lr=1.0, total_steps=5)
+    >>> for _ in range(5):
+    ...     print(scheduler.get_last_lr()[0], end=" ")
+    ...     optimizer.step(); scheduler.step()
+    0.0 0.25 0.5 0.75 1.0
     """
 
     def __init__(

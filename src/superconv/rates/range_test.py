@@ -90,6 +90,19 @@ class RangeTest:
     Raises:
         TypeError: `model` or `optimizer` is something else.
         ValueError: Rates, lengths or names that make no sweep.
+
+    >>> import torch, superconv
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> loader = [(torch.randn(8, 4), torch.randn(8, 1)) for _ in range(30)]
+    >>> before = model.weight.clone()
+    >>> with superconv.RangeTest(model, optimizer, max_lr=1.0, steps=20) as test:
+    ...     for inputs, targets in test.iterate(loader):
+    ...         loss = torch.nn.functional.mse_loss(model(inputs), targets)
+    ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
+    ...         test.record(loss)
+    >>> torch.equal(model.weight, before), test.curve.lr[-1] <= 1.0
+    (True, True)
     """
 
     def __init__(

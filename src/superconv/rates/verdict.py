@@ -69,6 +69,11 @@ class Verdict:
         width: Edge (or end of the sweep) over `lr_min`.
         confidence: Share of block-bootstrap resamples of the curve with the same verdict, 0 to 1.
         reason: Why, in one sentence or two.
+
+    >>> import superconv
+    >>> verdict = superconv.Verdict("likely", 0.1, 2.0, None, 30.0, 0.9, "The plateau is wide.")
+    >>> verdict.headline, verdict.base_lr
+    ('likely (confidence 90%)', 0.2)
     """
 
     outcome: Literal["likely", "unlikely", "inconclusive"]
@@ -126,6 +131,15 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
 
     Returns:
         The verdict. `lr_max` is a number whenever anything was learned.
+
+    >>> import superconv
+    >>> lr = tuple(0.03 * (1 + i) for i in range(100))
+    >>> accuracy = tuple(min(0.9, 3 * rate) for rate in lr)
+    >>> nothing = (None,) * 100
+    >>> curve = superconv.Curve(lr, tuple(range(100)), (0,) * 100, nothing, accuracy, nothing, nothing)
+    >>> verdict = superconv.judge(curve)
+    >>> verdict.outcome, verdict.lr_edge, verdict.lr_max
+    ('likely', None, 3.0)
     """
     sweep = _sweep(curve)
     found = None if sweep is None else _plateau(sweep)

@@ -25,7 +25,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained classifier in evaluation mode, with the class names of its run and what images went through there."""
+    """A trained classifier in evaluation mode, with the class names of its run and what images went through there.
+
+    >>> import superconv
+    >>> from PIL import Image
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> folder = superconv.fit(task, "runs/classifier", steps=20, max_lr=0.1, progress=False).folder
+    >>> Image.new("L", (8, 8)).save("black.png")
+    >>> superconv.load_run(folder).predict("black.png").label in "0123456789"
+    True
+    """
 
     model: nn.Module
     class_names: tuple[str, ...]
@@ -66,6 +75,12 @@ def load_run(folder: Path | str, *, trust: bool = False) -> Classifier:
     Raises:
         UserError: The folder holds no finished run, names code that is not trusted, or its weights do not fit its
             model.
+
+    >>> import superconv
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> folder = superconv.fit(task, "runs/loaded", steps=20, max_lr=0.1, progress=False).folder
+    >>> superconv.load_run(folder).class_names[:3]
+    ('0', '1', '2')
     """
     run = RunFolder(Path(folder))
     if not run.finished:

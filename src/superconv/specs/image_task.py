@@ -7,7 +7,12 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask:
-    """An image classification."""
+    """An image classification.
+
+    >>> import superconv
+    >>> superconv.ImageTask(data="digits", flip="random").plain()["flip"]
+    'random'
+    """
 
     data: str
     """digits, mnist, fashion_mnist, cifar10, cifar100, imagenet-1k, others of the hub, folders of parquet or images."""

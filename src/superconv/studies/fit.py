@@ -336,7 +336,8 @@ def _conclude(folder: RunFolder, numbers: Numbers, recipe: Recipe, *, progress: 
         return
     from superconv.report.html import write_report  # matplotlib, which a run need not wait for
 
-    page = write_report([folder.path], folder.report)
+    kept = finished and folder.report.exists()
+    page = folder.report if kept else write_report([folder.path], folder.report)
     if progress:
         if finished:
             say(f"{folder.path} holds this run, finished before")

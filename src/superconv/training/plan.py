@@ -29,7 +29,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionPlan:
-    """An execution plan changes how fast a run is, and its numbers only by rounding; it is never part of a recipe."""
+    """An execution plan changes how fast a run is, and its numbers only by rounding; it is never part of a recipe.
+
+    >>> import superconv
+    >>> superconv.ExecutionPlan.choose(device="cpu", plan="bf16,channels_last,threads=2").words
+    'bf16,channels_last,eager,threads=2'
+    """
 
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:i`."""

@@ -77,6 +77,12 @@ def sweep_rates(
 
     Raises:
         UserError: Rates or lengths that make no sweep, or nothing could be learned by the user's task at all.
+
+    >>> import superconv
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits"))
+    >>> curve = superconv.sweep_rates(task, max_lr=1.0, steps=20)
+    >>> curve.lr[0], curve.metric
+    (0.0, 'accuracy')
     """
     if steps < 2 or not 0 <= start_lr < max_lr < inf or (mode == "exponential" and not start_lr):
         raise UserError(

@@ -38,6 +38,17 @@ class Task:
     Raises:
         UserError: The model is no factory, data cannot be read by position, or a metric whose name reads as better
             when lower comes without `higher_is_better`.
+
+    >>> import torch, superconv
+    >>> x = torch.randn(256, 4)
+    >>> source = superconv.TensorSource(x, x.sum(1, keepdim=True))
+    >>> task = superconv.Task(
+    ...     name="sums", model=lambda: torch.nn.Linear(4, 1), train=source, validation=source,
+    ...     loss=torch.nn.functional.mse_loss, metric=None,
+    ... )
+    >>> run = superconv.train(task, superconv.Recipe(steps=100, batch_size=32, max_lr=0.1))
+    >>> run.scores["validation_loss"] < 0.1
+    True
     """
 
     name: str
@@ -169,7 +180,13 @@ def load_images(spec: ImageTask) -> ImageData:
 
 
 def image_task(spec: ImageTask, images: ImageData | None = None) -> Task:
-    """Image classification, ready-made; `images` spares loading what `load_images` has loaded before."""
+    """Image classification, ready-made; `images` spares loading what `load_images` has loaded before.
+
+    >>> import superconv
+    >>> task = superconv.image_task(superconv.ImageTask(data="digits", model="mlp"))
+    >>> task.name, len(task.train) + len(task.validation) + len(task.test)
+    ('digits, mlp', 1797)
+    """
     images = images or load_images(spec)
     name = spec.model or models.default_model(images.image_shape)
     arguments: dict[str, Any] = {
