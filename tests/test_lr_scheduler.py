@@ -23,6 +23,7 @@ def rates(optimizer, scheduler, steps: int) -> list[float]:
     return seen
 
 
+@pytest.mark.filterwarnings("ignore:OneCycle was made")
 def test_it_drives_the_optimizer_by_the_schedule():
     optimizer = sgd()
     seen = rates(optimizer, OneCycle(optimizer, 1.0, 50), 60)
@@ -92,6 +93,7 @@ def test_torch_fault_the_peak_is_missed_when_the_fraction_falls_between_steps():
     assert max(rates(optimizer, OneCycle(optimizer, 1.0, 101, warmup=0.3), 101)) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:OneCycle was made")
 def test_torch_fault_beyond_the_end_the_rate_goes_negative_or_up_and_then_raises():
     for anneal in ("linear", "cosine"):
         optimizer = sgd()

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,21 @@ from superconv.errors import UserError, one_line
 
 T = TypeVar("T")
 LOCK = ".lock"
+
+
+def native(value: Any) -> Any:
+    """A value with Python's own numbers in place of NumPy's and torch's, as files, hashes and optimizers want them.
+
+    >>> import numpy as np
+    >>> native({"lr": np.float64(0.1), "betas": (np.float32(0.5), 1)})
+    {'lr': 0.1, 'betas': (0.5, 1)}
+    """
+    if isinstance(value, Mapping):
+        return {key: native(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(native(part) for part in value) if type(value) in (tuple, list) else value
+    scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
+    return value.item() if scalar else value
 
 
 def writes() -> bool:

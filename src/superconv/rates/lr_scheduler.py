@@ -4,6 +4,7 @@ What differs from torch's: the whole state is one integer, a schedule that has e
 on a step, a momentum of 0 stays 0 unless asked, and of Adam's betas only the first is touched.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,8 +12,11 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from superconv.files import native
 from superconv.rates import schedules
 from superconv.rates.schedules import Anneal, Schedule
+
+USUAL = (0.8, 0.99)  # momenta that the policy moves by itself
 
 
 class ScheduledLR(LRScheduler):
@@ -78,8 +82,8 @@ class ScheduledLR(LRScheduler):
         rate = self._learning_rate(t)
         return [rate * self._ratio(group) for group in groups]
 
-    def step(self, epoch: int | None = None) -> None:
-        """Go to the next update, or to update `epoch`."""
+    def step(self, loss: object = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # torch's takes an epoch
+        """Go to the next update, or to update `epoch`; a `loss` is left alone, as this schedule watches none."""
         self._step_count += 1
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._apply()
@@ -129,8 +133,8 @@ class OneCycle(ScheduledLR):
         warmup: Fraction of the run that rises.
         annihilation: Fraction of the run, at its end, that falls below base_lr.
         anneal: Straight or half-cosine phases.
-        momentum: (at the feet, at the peak); `auto` cycles 0.95 → 0.85 → 0.95 (arXiv 1803.09820) where there is a
-            momentum and leaves 0 at 0; none leaves all as it is.
+        momentum: (at the feet, at the peak); `auto` cycles 0.95 → 0.85 → 0.95 (arXiv 1803.09820) where the momentum is
+            a usual one, 0.8 to 0.99, and leaves others, such as a GAN's 0.5, alone; `None` leaves all as it is.
         last_epoch: Index of the last update made, −1 for none.
 
     Raises:
@@ -163,6 +167,9 @@ class OneCycle(ScheduledLR):
         momentum: tuple[float, float] | Literal["auto"] | None = "auto",
         last_epoch: int = -1,
     ) -> None:
+        max_lr, base_lr, final_lr = native(max_lr), native(base_lr), native(final_lr)
+        total_steps, warmup, annihilation = native(total_steps), native(warmup), native(annihilation)
+        self._ends, self._warned = total_steps, False
         if isinstance(max_lr, Sequence) and not (base_lr is None and final_lr is None):
             raise ValueError("with a max_lr for each group, base_lr and final_lr follow from it: leave them out")
 
@@ -189,9 +196,17 @@ class OneCycle(ScheduledLR):
                 anneal=anneal,
             )
             groups = optimizer.param_groups
-            moving = [against if _has_momentum(g) else None for g in groups] if momentum == "auto" else against
+            moving = [against if _is_usual(g) else None for g in groups] if momentum == "auto" else against
         rates = [cycle(peak) for peak in max_lr] if isinstance(max_lr, Sequence) else cycle(max_lr)
         super().__init__(optimizer, rates, moving, last_epoch)
+
+    def step(self, loss: object = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # see above
+        """Go to the next update, or to update `epoch`; said once, the last rate holds where the run is longer."""
+        super().step(loss, epoch=epoch)
+        if self.last_epoch > self._ends and not self._warned:
+            self._warned = True
+            said = f"OneCycle was made for {self._ends} updates and is stepped for more: its last rate holds"
+            warnings.warn(said, stacklevel=2)
 
 
 class CyclicalLR(ScheduledLR):
@@ -226,6 +241,7 @@ class CyclicalLR(ScheduledLR):
         gamma: float = 1.0,
         last_epoch: int = -1,
     ) -> None:
+        base_lr, max_lr, step_size, gamma = native(base_lr), native(max_lr), native(step_size), native(gamma)
         if mode == "exp_range":
             schedule = schedules.exp_range(base_lr, max_lr, step_size, gamma=gamma)
         elif mode in ("triangular", "triangular2"):
@@ -265,6 +281,7 @@ class RangeSweep(ScheduledLR):
         mode: Literal["linear", "exponential"] = "linear",
         last_epoch: int = -1,
     ) -> None:
+        max_lr, total_steps, start_lr = native(max_lr), native(total_steps), native(start_lr)
         if mode not in ("linear", "exponential"):
             raise ValueError(f"mode must be linear or exponential, not {mode!r}")
         sweep = schedules.linear_range if mode == "linear" else schedules.exponential_range
@@ -275,6 +292,12 @@ def _of(momentum: Schedule | Sequence[Schedule | None] | None, group: int) -> Sc
     if isinstance(momentum, Sequence):
         return momentum[group] if group < len(momentum) else momentum[0]
     return momentum
+
+
+def _is_usual(group: dict[str, Any]) -> bool:
+    """Whether a group's momentum is one that the cycle means, and not chosen for a reason of its own."""
+    low, high = USUAL
+    return low <= float(group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0]) <= high
 
 
 def _has_momentum(group: dict[str, Any]) -> bool:

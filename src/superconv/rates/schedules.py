@@ -12,12 +12,37 @@ their arguments and return a closure.
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from itertools import pairwise
 from math import cos, isfinite, pi
-from typing import Literal
+from typing import Literal, ParamSpec
 
 Schedule = Callable[[int], float]
 Anneal = Literal["linear", "cosine"]
+P = ParamSpec("P")
+
+
+class _Made:
+    """A schedule that can be pickled, as a closure cannot: by its factory and that one's arguments."""
+
+    __slots__ = ("_call", "_schedule")
+
+    def __init__(self, schedule: Schedule, call: partial[Schedule]) -> None:
+        self._schedule, self._call = schedule, call
+
+    def __call__(self, t: int) -> float:
+        return self._schedule(t)
+
+    def __reduce__(self) -> tuple[partial[Schedule], tuple[()]]:
+        return self._call, ()
+
+
+def _picklable(factory: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    @wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        return _Made(factory(*args, **kwargs), partial(make, *args, **kwargs))
+
+    return make
 
 
 def simulate(schedule: Schedule, steps: int) -> list[float]:
@@ -25,12 +50,14 @@ def simulate(schedule: Schedule, steps: int) -> list[float]:
     return [schedule(t) for t in range(steps)]
 
 
+@_picklable
 def constant(value: float) -> Schedule:
     """The same value always."""
     _check(value=value)
     return lambda t: value
 
 
+@_picklable
 def one_cycle(
     total_steps: int,
     max_lr: float,
@@ -69,6 +96,7 @@ def one_cycle(
     return _through(times, values, anneal)
 
 
+@_picklable
 def cyclical_momentum(
     total_steps: int,
     *,
@@ -92,6 +120,7 @@ def cyclical_momentum(
     return _through(times, values[: len(times)], anneal)
 
 
+@_picklable
 def triangular(base_lr: float, max_lr: float, step_size: int) -> Schedule:
     """Up and down for ever, base at t = 0, 2·step_size, …, as Caffe's policy of that name (Smith, arXiv 1506.01186).
 
@@ -103,11 +132,13 @@ def triangular(base_lr: float, max_lr: float, step_size: int) -> Schedule:
     return _cyclical(base_lr, max_lr, step_size, lambda cycle, t: 1.0)
 
 
+@_picklable
 def triangular2(base_lr: float, max_lr: float, step_size: int) -> Schedule:
     """`triangular` whose height is halved after every cycle (arXiv 1506.01186, section 3.1)."""
     return _cyclical(base_lr, max_lr, step_size, lambda cycle, t: 0.5**cycle)
 
 
+@_picklable
 def exp_range(base_lr: float, max_lr: float, step_size: int, *, gamma: float) -> Schedule:
     """`triangular` whose height shrinks by `gamma` with every update (arXiv 1506.01186, section 3.1)."""
     if not 0 < gamma <= 1:
@@ -115,12 +146,14 @@ def exp_range(base_lr: float, max_lr: float, step_size: int, *, gamma: float) ->
     return _cyclical(base_lr, max_lr, step_size, lambda cycle, t: gamma**t)
 
 
+@_picklable
 def linear_range(total_steps: int, max_lr: float, *, start_lr: float = 0.0) -> Schedule:
     """The LR range test's sweep: straight from `start_lr` at update 0 to `max_lr` at update N−1 (arXiv 1708.07120)."""
     _check(start_lr=start_lr, max_lr=max_lr)
     return _through([0, _last(total_steps)], [start_lr, max_lr], "linear")
 
 
+@_picklable
 def exponential_range(total_steps: int, max_lr: float, *, start_lr: float) -> Schedule:
     """A sweep by a constant factor, from `start_lr` at update 0 to `max_lr` at update N−1."""
     _check(start_lr=start_lr, max_lr=max_lr)
@@ -134,6 +167,7 @@ def exponential_range(total_steps: int, max_lr: float, *, start_lr: float) -> Sc
     return schedule
 
 
+@_picklable
 def piecewise_constant(lr: float, boundaries: Sequence[int], *, gamma: float = 0.1) -> Schedule:
     """`lr`, times `gamma` from each boundary on: Caffe's `multistep`, the paper's baseline."""
     _check(lr=lr, gamma=gamma)
@@ -143,6 +177,7 @@ def piecewise_constant(lr: float, boundaries: Sequence[int], *, gamma: float = 0
     return lambda t: lr * gamma ** bisect_right(marks, t)
 
 
+@_picklable
 def cosine(total_steps: int, max_lr: float, *, final_lr: float = 0.0, warmup_steps: int = 0) -> Schedule:
     """A linear rise from 0 over `warmup_steps`, then half a cosine to `final_lr` (arXiv 1608.03983)."""
     _check(max_lr=max_lr, final_lr=final_lr)
@@ -153,6 +188,7 @@ def cosine(total_steps: int, max_lr: float, *, final_lr: float = 0.0, warmup_ste
     return join([_rise(max_lr, warmup_steps), decay], [warmup_steps]) if warmup_steps else decay
 
 
+@_picklable
 def warmup_stable_decay(
     total_steps: int, max_lr: float, *, warmup: float = 0.05, decay: float = 0.2, final_lr: float = 0.0
 ) -> Schedule:
@@ -179,6 +215,7 @@ def warmup_stable_decay(
     return _through(times, values, "linear")
 
 
+@_picklable
 def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     """One schedule after the other: from `boundaries[i]` on `schedules[i + 1]` rules, counting from there.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from superconv.errors import above, at_least
+from superconv.files import native
 from superconv.recipe import ScheduleName
 
 
@@ -57,6 +58,10 @@ class Choices:
     recipe_file: str | None = None
     """A recipe.yaml, whole or in part: what it has is not searched, and any other option counts before it.
     It holds no network and no augmentation: give --model, --flip and so on again."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, native(value))
 
     def check(self) -> None:
         """Refuse numbers that make no sense.

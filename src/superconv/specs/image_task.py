@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from superconv.files import native
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask:
@@ -57,6 +59,10 @@ class ImageTask:
     """Side in pixels of a random square of training images that is set to the mean."""
     split_seed: int = 0
     """Seed of the subset and of the validation split, apart from the run's."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, native(value))
 
     def plain(self) -> dict[str, Any]:
         """The task as plain values, for JSON and hashes."""

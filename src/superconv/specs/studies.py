@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from superconv.errors import UserError
+from superconv.files import native
 from superconv.recipe import ScheduleName
 
 COMPARED_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -35,6 +36,10 @@ class Comparison:
     max_lr: tuple[str, ...] = ()
     """Rates of a schedule, such as one_cycle=1,3 piecewise=0.1,0.35: peak of the cycle, initial rate of the others.
     Not given, 0.03 to 3 in half decades; of several, the best on validation of seed 0 at the middle length."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, native(value))
 
     def candidates(self) -> dict[str, tuple[float, ...]]:
         """The rates of each schedule.
@@ -74,3 +79,7 @@ class Balancing:
     """Updates of a range test, fewer where the batch is larger."""
     seeds: int = 1
     """Networks of each setting, from seeds 0, 1, …, the same for all settings."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, native(value))
