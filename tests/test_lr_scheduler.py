@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from superconv.rates import schedules
-from superconv.rates.lr_scheduler import CyclicalLR, OneCycle, RangeSweep, ScheduledLR
+from superconv.rates.lr_scheduler import CyclicalLR, RangeSweep, ScheduledLR
+from superconv.rates.one_cycle import OneCycle
 
 
 def sgd(lr: float | torch.Tensor = 0.1, **options) -> torch.optim.SGD:

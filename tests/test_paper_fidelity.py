@@ -20,7 +20,7 @@ from superconv.errors import UserError
 from superconv.models.norm import GhostBatchNorm
 from superconv.optim import CaffeSGD
 from superconv.rates.hessian_free import CurvatureEstimate
-from superconv.rates.lr_scheduler import OneCycle
+from superconv.rates.one_cycle import OneCycle
 from superconv.rates.range_test import RangeTest
 from superconv.recipe import Recipe
 from superconv.reproduction.experiments import experiments

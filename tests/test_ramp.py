@@ -35,7 +35,7 @@ def ramped(plan: Plan, loss, *, noise: float = 0.0, seed: int = 0):
 
 @pytest.mark.parametrize("best", [1e-3, 0.1, 10.0])
 @pytest.mark.parametrize("noise", [0.0, 0.05])
-def test_the_peak_of_sgd_is_half_of_the_rate_at_the_lowest_smoothed_loss(best, noise):
+def test_the_peak_of_sgd_is_a_share_of_the_rate_at_the_lowest_smoothed_loss(best, noise):
     watch, decision = ramped(SGD, lambda lr: valley(lr, best=best), noise=noise)
     assert decision.slot == "best"
     assert 0.3 * best < watch.peak < 1.1 * best
@@ -137,7 +137,7 @@ def test_a_stored_ramp_is_replayed():
     again, events = replay(SGD, losses)
     assert again == watch
     assert len(events) == 1
-    lower, _ = replay(replace(SGD, law=RampLaw(heavy_ball=0.25)), losses)
+    lower, _ = replay(replace(SGD, law=RampLaw(heavy_ball=RampLaw().heavy_ball / 2)), losses)
     assert lower.peak == pytest.approx(watch.peak / 2)
 
 

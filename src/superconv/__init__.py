@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from superconv.rates.curve import Curve as Curve
     from superconv.rates.hessian_free import CurvatureEstimate as CurvatureEstimate
     from superconv.rates.lr_scheduler import CyclicalLR as CyclicalLR
-    from superconv.rates.lr_scheduler import OneCycle as OneCycle
     from superconv.rates.lr_scheduler import RangeSweep as RangeSweep
     from superconv.rates.lr_scheduler import ScheduledLR as ScheduledLR
+    from superconv.rates.one_cycle import OneCycle as OneCycle
     from superconv.rates.range_test import RangeTest as RangeTest
     from superconv.rates.verdict import Verdict as Verdict
     from superconv.rates.verdict import judge as judge
@@ -58,7 +58,7 @@ _HOMES = {
     "Found": "search.recipe",
     "Hook": "training.hooks",
     "ImageTask": "specs.image_task",
-    "OneCycle": "rates.lr_scheduler",
+    "OneCycle": "rates.one_cycle",
     "RangeSweep": "rates.lr_scheduler",
     "RangeTest": "rates.range_test",
     "Recipe": "recipe",

@@ -102,7 +102,7 @@ class RampLaw:
     """Updates in a row with a probe above its limit that end the ramp."""
     start_heavy: float = 1e-4
     """The same share for SGD, whose momentum makes ten updates of one."""
-    heavy_ball: float = 0.5
+    heavy_ball: float = 0.35
     """Peak of SGD as a share of the rate at the lowest smoothed training loss."""
     batch_norm: float = 1.5
     """That share under batch norm, which frees the weights' scale."""

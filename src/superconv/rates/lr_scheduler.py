@@ -4,7 +4,6 @@ What differs from torch's: the whole state is one integer, a schedule that has e
 on a step, a momentum of 0 stays 0 unless asked, and of Adam's betas only the first is touched.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,10 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from superconv.files import native
+from superconv.rates import momentum as momentum_of
 from superconv.rates import schedules
-from superconv.rates.schedules import Anneal, Schedule
-
-USUAL = (0.8, 0.99)  # momenta that the policy moves by itself
+from superconv.rates.schedules import Schedule
 
 
 class ScheduledLR(LRScheduler):
@@ -61,7 +59,7 @@ class ScheduledLR(LRScheduler):
                 raise ValueError(f"{name}: {len(given)} schedules for {len(groups)} parameter groups")
         self._learning_rate, self._momentum = learning_rate, momentum
         for i, group in enumerate(groups):
-            if _of(momentum, i) is not None and not {"momentum", "betas"} & group.keys():
+            if _of(momentum, i) is not None and not momentum_of.has(group):
                 raise ValueError(f"{type(optimizer).__name__} has neither momentum nor betas to schedule")
             if any(group["lr"] is other["lr"] for other in groups[:i]):  # a tensor that torch lets groups share
                 group["lr"] = _copied(group["lr"])
@@ -106,107 +104,14 @@ class ScheduledLR(LRScheduler):
                 group["lr"] = rate
             momentum = _of(self._momentum, i)
             added = isinstance(self._momentum, Sequence) and i >= len(self._momentum)
-            if momentum is None or (added and not _has_momentum(group)):
+            if momentum is None or (added and not momentum_of.of(group)):
                 continue
-            if "momentum" in group:
-                group["momentum"] = momentum(t)
-            else:
-                group["betas"] = (momentum(t), *group["betas"][1:])
+            momentum_of.put(group, momentum(t))
         self._last_lr = [_copied(group["lr"]) for group in groups]
 
     def _ratio(self, group: dict[str, Any]) -> float:
         first = float(self.optimizer.param_groups[0]["initial_lr"])
         return float(group.setdefault("initial_lr", _copied(group["lr"]))) / first if first else 1.0
-
-
-class OneCycle(ScheduledLR):
-    """The 1cycle policy: `schedules.one_cycle` for the rate, `schedules.cyclical_momentum` against it.
-
-    The rate the optimizer was made with counts only as a ratio between groups.
-
-    Args:
-        optimizer: Any torch optimizer.
-        max_lr: Rate of the peak; a list for one of each group.
-        total_steps: Updates of the whole run.
-        base_lr: Rate of update 0; max_lr / 10 if not given. Not together with a list.
-        final_lr: Rate of the last update; base_lr / 100 if not given. Not together with a list.
-        warmup: Fraction of the run that rises.
-        annihilation: Fraction of the run, at its end, that falls below base_lr.
-        anneal: Straight or half-cosine phases.
-        momentum: (at the feet, at the peak); `auto` cycles 0.95 → 0.85 → 0.95 (arXiv 1803.09820) where the momentum is
-            a usual one, 0.8 to 0.99, and leaves others, such as a GAN's 0.5, alone; `None` leaves all as it is.
-        last_epoch: Index of the last update made, −1 for none.
-
-    Raises:
-        ValueError: The run is too short for its phases, or a value makes no sense.
-
-    >>> import torch, superconv
-    >>> model = torch.nn.Linear(4, 1)
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    >>> scheduler = superconv.OneCycle(optimizer, max_lr=0.5, total_steps=100)
-    >>> rates = []
-    >>> for _ in range(100):
-    ...     rates.append(scheduler.get_last_lr()[0])
-    ...     optimizer.zero_grad(); model(torch.ones(8, 4)).square().mean().backward(); optimizer.step()
-    ...     scheduler.step()
-    >>> rates[0], max(rates), rates[-1]
-    (0.05, 0.5, 0.0005)
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        max_lr: float | Sequence[float],
-        total_steps: int,
-        *,
-        base_lr: float | None = None,
-        final_lr: float | None = None,
-        warmup: float = 0.45,
-        annihilation: float = 0.1,
-        anneal: Anneal = "linear",
-        momentum: tuple[float, float] | Literal["auto"] | None = "auto",
-        last_epoch: int = -1,
-    ) -> None:
-        max_lr, base_lr, final_lr = native(max_lr), native(base_lr), native(final_lr)
-        total_steps, warmup, annihilation = native(total_steps), native(warmup), native(annihilation)
-        self._ends, self._warned = total_steps, False
-        if isinstance(max_lr, Sequence) and not (base_lr is None and final_lr is None):
-            raise ValueError("with a max_lr for each group, base_lr and final_lr follow from it: leave them out")
-
-        def cycle(peak: float) -> Schedule:
-            return schedules.one_cycle(
-                total_steps,
-                peak,
-                base_lr=base_lr,
-                final_lr=final_lr,
-                warmup=warmup,
-                annihilation=annihilation,
-                anneal=anneal,
-            )
-
-        moving: list[Schedule | None] | Schedule | None = None
-        if momentum is not None:
-            high, low = (0.95, 0.85) if momentum == "auto" else momentum
-            against = schedules.cyclical_momentum(
-                total_steps,
-                max_momentum=high,
-                min_momentum=low,
-                warmup=warmup,
-                annihilation=annihilation,
-                anneal=anneal,
-            )
-            groups = optimizer.param_groups
-            moving = [against if _is_usual(g) else None for g in groups] if momentum == "auto" else against
-        rates = [cycle(peak) for peak in max_lr] if isinstance(max_lr, Sequence) else cycle(max_lr)
-        super().__init__(optimizer, rates, moving, last_epoch)
-
-    def step(self, loss: object = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # see above
-        """Go to the next update, or to update `epoch`; said once, the last rate holds where the run is longer."""
-        super().step(loss, epoch=epoch)
-        if self.last_epoch > self._ends and not self._warned:
-            self._warned = True
-            said = f"OneCycle was made for {self._ends} updates and is stepped for more: its last rate holds"
-            warnings.warn(said, stacklevel=2)
 
 
 class CyclicalLR(ScheduledLR):
@@ -292,16 +197,6 @@ def _of(momentum: Schedule | Sequence[Schedule | None] | None, group: int) -> Sc
     if isinstance(momentum, Sequence):
         return momentum[group] if group < len(momentum) else momentum[0]
     return momentum
-
-
-def _is_usual(group: dict[str, Any]) -> bool:
-    """Whether a group's momentum is one that the cycle means, and not chosen for a reason of its own."""
-    low, high = USUAL
-    return low <= float(group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0]) <= high
-
-
-def _has_momentum(group: dict[str, Any]) -> bool:
-    return bool(group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0])
 
 
 def _copied(lr: float | torch.Tensor) -> float | torch.Tensor:

@@ -1,47 +1,200 @@
-"""One cycle whose peak is found by its own ramp: the driver of `rates.ramp` for any loop."""
+"""The 1cycle policy for any loop: to a peak that is given, or to one that the run's own ramp finds."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from math import inf, isfinite
-from statistics import median
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from superconv.files import native
 from superconv.optim import skips
-from superconv.rates.collapse import tells_apart
+from superconv.rates import momentum as momentum_of
+from superconv.rates import schedules
 from superconv.rates.curve import Curve
-from superconv.rates.kept import Kept, keep, parameters_of
+from superconv.rates.kept import Kept, keep
 from superconv.rates.laws import RampLaw
+from superconv.rates.lr_scheduler import ScheduledLR
+from superconv.rates.observer import Observer
 from superconv.rates.ramp import Decision, Event, Plan, Slot, Watch, advance, begin, from_dict, momentum_share, to_dict
+from superconv.rates.schedules import Anneal, Schedule
 from superconv.rates.traits import HEAVY_BALL
 
 LOOK_EVERY = 4  # updates between two looks at the outputs, during the ramp
-PLAIN = (0.8, 0.99)  # a momentum between these is a usual one, which the cycle moves
 
 
-class WatchedOneCycle(LRScheduler):
-    """One cycle without a rate to choose: its ramp is the range test, and the run goes on from there."""
+class OneCycle(ScheduledLR):
+    """The 1cycle policy: the rate rises to a large peak and falls far below the start; momentum goes against it.
+
+    With a number, the peak is that (`schedules.one_cycle`, `schedules.cyclical_momentum`). With `max_lr="auto"` there
+    is no rate to choose and no search: the run's own ramp is the range test. The rate rises quickly from where an
+    update is far too small to harm, until the loss says that more does not pay; the network goes back to where it was
+    best, and the rate rises slowly to the peak that was read, under watch, and falls. Call `step(loss)` after each
+    update then.
+    The rates that the optimizer was made with count only as ratios between groups, and as the fallback where the
+    losses tell nothing.
+
+    Args:
+        optimizer: Any torch optimizer.
+        max_lr: Rate of the peak; a list for one of each group; or `"auto"`.
+        total_steps: Updates of the whole run, those that the ramp loses included.
+        base_lr: Rate of update 0; max_lr / 10 if not given. Not together with a list.
+        final_lr: Rate of the last update; base_lr / 100 if not given. Not together with a list.
+        warmup: Fraction of the run that rises.
+        annihilation: Fraction of the run, at its end, that falls below base_lr.
+        anneal: Straight or half-cosine phases.
+        momentum: (at the feet, at the peak); `auto` cycles 0.95 → 0.85 → 0.95 (arXiv 1803.09820) where the momentum is
+            a usual one, 0.8 to 0.99, and leaves others, such as a GAN's 0.5, alone; `None` leaves all as it is.
+        model: Network that is trained; needed for `"auto"`, whose ramp goes back to earlier weights and buffers.
+        probe: For `"auto"`: a closure that computes the loss of a batch that is set aside, always the same. Adaptive
+            optimizers are watched by it, one forward pass for each update of the ramp; without it their peak is
+            chosen with caution. It is called without gradient, and leaves no trace in generators, buffers and modes.
+        snapshots: Where `"auto"` keeps the networks that it may go back to, three at most: on their device or the CPU.
+        law: Constants of `"auto"`; the usual ones, if not given.
+        last_epoch: Index of the last update made, −1 for none.
+
+    Attributes:
+        max_lr: The peak; `None` until the ramp has found it.
+        phase: `ramp`, `rise` or `fall`.
+        events: Decisions of the ramp, each with the update and its reason in one sentence.
+        curve: The ramp as a `Curve`, for `plot_curve` and `judge`.
+        lost: Updates that are no part of the present weights, forward passes of the probe as thirds.
+
+    Raises:
+        ValueError: The run is too short for its phases, a value makes no sense, or `"auto"` has no model.
+
+    >>> import torch, superconv
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> scheduler = superconv.OneCycle(optimizer, max_lr=0.5, total_steps=100)
+    >>> rates = []
+    >>> for _ in range(100):
+    ...     rates.append(scheduler.get_last_lr()[0])
+    ...     optimizer.zero_grad(); model(torch.ones(8, 4)).square().mean().backward(); optimizer.step()
+    ...     scheduler.step()
+    >>> rates[0], max(rates), rates[-1]
+    (0.05, 0.5, 0.0005)
+    """
+
+    def __new__(cls, optimizer: object = None, max_lr: object = None, *args: Any, **options: Any) -> "OneCycle":
+        """The class that finds its peak, where that is asked for; copies and pickles give no arguments."""
+        return object.__new__(_WatchedOneCycle if isinstance(max_lr, str) and max_lr == "auto" else cls)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float] | Literal["auto"],
+        total_steps: int,
+        *,
+        base_lr: float | None = None,
+        final_lr: float | None = None,
+        warmup: float = 0.45,
+        annihilation: float = 0.1,
+        anneal: Anneal = "linear",
+        momentum: tuple[float, float] | Literal["auto"] | None = "auto",
+        model: nn.Module | None = None,
+        probe: Callable[[], Tensor] | None = None,
+        snapshots: Literal["device", "cpu"] = "device",
+        law: RampLaw | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        max_lr, base_lr, final_lr = native(max_lr), native(base_lr), native(final_lr)
+        total_steps, warmup, annihilation = native(total_steps), native(warmup), native(annihilation)
+        self._ends, self._warned = total_steps, False
+        if isinstance(max_lr, str):
+            raise ValueError(f"max_lr is a rate, a list of rates, or 'auto', not {max_lr!r}")
+        if not (model is None and probe is None and law is None):
+            raise ValueError("model, probe and law belong to max_lr='auto': leave them out")
+        given: float | Sequence[float] = max_lr
+        self._peak = max(max_lr) if isinstance(max_lr, Sequence) else max_lr
+        if isinstance(max_lr, Sequence) and not (base_lr is None and final_lr is None):
+            raise ValueError("with a max_lr for each group, base_lr and final_lr follow from it: leave them out")
+
+        def cycle(peak: float) -> Schedule:
+            return schedules.one_cycle(
+                total_steps,
+                peak,
+                base_lr=base_lr,
+                final_lr=final_lr,
+                warmup=warmup,
+                annihilation=annihilation,
+                anneal=anneal,
+            )
+
+        moving: list[Schedule | None] | Schedule | None = None
+        if momentum is not None:
+            high, low = momentum_of.USUAL_CYCLE if momentum == "auto" else momentum
+            against = schedules.cyclical_momentum(
+                total_steps,
+                max_momentum=high,
+                min_momentum=low,
+                warmup=warmup,
+                annihilation=annihilation,
+                anneal=anneal,
+            )
+            groups = optimizer.param_groups
+            moving = [against if momentum_of.is_usual(g) else None for g in groups] if momentum == "auto" else against
+        self._top_at = round(total_steps * warmup)
+        rates = [cycle(peak) for peak in given] if isinstance(given, Sequence) else cycle(given)
+        super().__init__(optimizer, rates, moving, last_epoch)
+
+    @property
+    def max_lr(self) -> float | None:
+        """The peak: the largest, where each group has its own."""
+        return float(self._peak)
+
+    @property
+    def phase(self) -> str:
+        """`rise` or `fall`."""
+        return "rise" if self.last_epoch < self._top_at else "fall"
+
+    def step(self, loss: object = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # see above
+        """Go to the next update, or to update `epoch`; said once, the last rate holds where the run is longer."""
+        super().step(loss, epoch=epoch)
+        self._say_when_over()
+
+    def _say_when_over(self) -> None:
+        if self.last_epoch > self._ends and not self._warned:
+            self._warned = True
+            said = f"OneCycle was made for {self._ends} updates and is stepped for more: its last rate holds"
+            warnings.warn(said, stacklevel=3)
+
+
+class _WatchedOneCycle(OneCycle):
+    """`OneCycle(max_lr="auto")`: drives the policy of `rates.ramp` with the losses that a loop hands over."""
 
     def __init__(
         self,
         optimizer: Optimizer | Sequence[Optimizer],
-        updates: int,
+        max_lr: Literal["auto"],
+        total_steps: int,
         *,
-        model: nn.Module,
-        probe: Callable[[], Tensor] | None = None,
+        base_lr: None = None,
+        final_lr: None = None,
+        warmup: float = 0.45,
+        annihilation: float = 0.1,
+        anneal: Anneal = "linear",
         momentum: tuple[float, float] | Literal["auto"] | None = "auto",
+        model: nn.Module | None = None,
+        probe: Callable[[], Tensor] | None = None,
         snapshots: Literal["device", "cpu"] = "device",
         law: RampLaw | None = None,
+        last_epoch: int = -1,
     ) -> None:
+        if model is None:
+            raise ValueError("max_lr='auto' goes back to earlier weights and buffers: give model=, the network")
+        if base_lr is not None or final_lr is not None or anneal != "linear" or last_epoch != -1:
+            raise ValueError("with max_lr='auto' base_lr, final_lr, anneal and last_epoch follow: leave them out")
+        if total_steps < 20:
+            raise ValueError(f"a ramp and a cycle take 20 updates or more, not {total_steps}: give max_lr a rate")
         self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        self._model, self._probe, self._law = model, probe, law or RampLaw()
-        self._updates, self._momentum = updates, momentum
+        self._law = replace(law or RampLaw(), warm=native(warmup), annihilation=native(annihilation))
+        self._model, self._seen = model, Observer(model, probe)
+        self._ends, self._warned, self._momentum_range = int(total_steps), False, momentum
         self._device = "cpu" if snapshots == "cpu" else None
         self._heavy_ball = all(isinstance(o, HEAVY_BALL) for o in self._optimizers)
         self._plan: Plan | None = None
@@ -49,10 +202,8 @@ class WatchedOneCycle(LRScheduler):
         self._slots: dict[Slot, Kept] = {}
         self._stepped: set[int] = set()
         self._losses: list[Tensor | float] = []
-        self._outputs: Any = None
         self._rows: list[tuple[float, float, float | None]] = []
         self.events: list[Event] = []
-        self._probes = 0
         self._late: Tensor | float | None = None
         groups = [group for o in self._optimizers for group in o.param_groups]
         self._named = max(float(group["lr"]) for group in groups)
@@ -60,8 +211,7 @@ class WatchedOneCycle(LRScheduler):
         for number, each in enumerate(self._optimizers):
             each.register_step_pre_hook(self._before)
             each.register_step_post_hook(lambda o, *_, number=number: self._after(number, o))
-        self._looking = model.register_forward_hook(self._see)
-        super().__init__(self._optimizers[0])
+        LRScheduler.__init__(self, self._optimizers[0])
 
     # ---- what a user reads
 
@@ -78,7 +228,7 @@ class WatchedOneCycle(LRScheduler):
     @property
     def lost(self) -> float:
         """Updates that are not in the history of the present weights, forward passes of the probe as thirds."""
-        return self._watch.made - self._watch.line + self._probes / 3
+        return self._watch.made - self._watch.line + self._seen.probes / 3
 
     @property
     def curve(self) -> Curve:
@@ -107,7 +257,7 @@ class WatchedOneCycle(LRScheduler):
         else:
             self._losses.append(value)
 
-    def step(self, loss: Tensor | float | None = None, *, epoch: int | None = None) -> None:  # type: ignore[override]
+    def step(self, loss: Tensor | float | None = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # a loss
         """Go to the next update, if one happened since the last call."""
         if loss is not None:
             self.observe(loss)
@@ -117,22 +267,21 @@ class WatchedOneCycle(LRScheduler):
         self._stepped.clear()
         self.last_epoch = self._watch.made + 1
         if not self._losses:
-            raise ValueError(
-                "the ramp needs the loss of every update: call schedule.step(loss), or observe(loss) before"
-            )
+            raise ValueError("the ramp needs the loss of every update: call scheduler.step(loss), or observe(loss)")
         seen = sum(self._losses) / len(self._losses)
         self._losses = []
         ramp = self._watch.phase == "ramp"
         if ramp:
-            value = self._shared(seen)
+            value = self._seen.shared(seen)
         else:  # read one update late, so that a GPU does not wait
-            value = self._shared(self._late if self._late is not None else seen)
+            value = self._seen.shared(self._late if self._late is not None else seen)
             self._late = seen
-        probe = self._probed() if ramp and self._plan is not None and self._plan.by_probe else None
+        probe = self._seen.probe_loss() if ramp and self._plan is not None and self._plan.by_probe else None
         if ramp:
             self._rows.append((self._watch.lr, value, probe))
         self._do(advance(self._planned, self._watch, value, probe, collapsed=self._collapsed()))
         self._apply()
+        self._say_when_over()
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of each group of the first optimizer for the next update."""
@@ -151,7 +300,7 @@ class WatchedOneCycle(LRScheduler):
             "slots": slots,
             "rows": self._rows,
             "events": [(event.update, event.what, event.reason) for event in self.events],
-            "probes": self._probes,
+            "probes": self._seen.probes,
             "late": None if self._late is None else float(self._late),
             "named": self._named,
             "ratios": self._ratios,
@@ -167,7 +316,7 @@ class WatchedOneCycle(LRScheduler):
         self._slots = {name: Kept(**kept) for name, kept in state_dict["slots"].items()}
         self._rows = [tuple(row) for row in state_dict["rows"]]
         self.events = [Event(update=u, what=w, reason=r) for u, w, r in state_dict["events"]]
-        self._probes, self._late = state_dict["probes"], state_dict["late"]
+        self._seen.probes, self._late = state_dict["probes"], state_dict["late"]
         self.last_epoch = state_dict["last_epoch"]
         self._apply()
 
@@ -180,12 +329,12 @@ class WatchedOneCycle(LRScheduler):
 
     def _planned_from(self, start_lr: float, top_lr: float) -> Plan:
         return Plan(
-            updates=self._updates,
+            updates=self._ends,
             start_lr=start_lr,
             top_lr=top_lr,
             fallback_lr=self._named,
             heavy_ball=self._heavy_ball,
-            probed=self._probe is not None,
+            probed=self._seen.has_probe,
             batch_norm=any(isinstance(module, _BatchNorm) for module in self._model.modules()),
             law=self._law,
         )
@@ -194,19 +343,10 @@ class WatchedOneCycle(LRScheduler):
         """Before the very first update: where the ramp begins, by the size of an update at rate 1."""
         if self._plan is not None or optimizer is not self._optimizers[0]:
             return
-        weights, updates = [], []
-        for owner, parameter in parameters_of(self._optimizers):
-            if parameter.ndim > 1 and parameter.grad is not None:
-                weights.append(float(parameter.detach().float().pow(2).mean().sqrt()))
-                scale = float(getattr(owner, "grad_scale", None) or 1.0)
-                gradient = float(parameter.grad.detach().float().pow(2).mean().sqrt()) / scale
-                updates.append(gradient if self._heavy_ball else 1.0)
-        size = median(w for w in weights if w) if any(weights) else 1.0
-        unit = median(u for u in updates if u) if any(updates) else 1.0
-        size, unit = self._shared(size), self._shared(unit)
+        size, unit = self._seen.sizes(self._optimizers, heavy_ball=self._heavy_ball)
         start = self._law.start_heavy if self._heavy_ball else self._law.start
         self._plan = self._planned_from(start_lr=start * size / unit, top_lr=self._law.top * size / unit)
-        first = self._probed() if self._plan.by_probe else None
+        first = self._seen.probe_loss() if self._plan.by_probe else None
         self._watch = begin(self._plan, probe=first if first is not None and isfinite(first) else None)
         self._slots = {"start": keep(self._optimizers, self._model, device=self._device)}
         self._apply()
@@ -215,18 +355,12 @@ class WatchedOneCycle(LRScheduler):
         if not skips(optimizer):
             self._stepped.add(number)
 
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if module.training:
-            self._outputs = output
-
     def _collapsed(self) -> bool:
-        """Whether the outputs of the last batch are all alike; looked at now and then."""
-        watch, outputs = self._watch, self._outputs
-        self._outputs = None
-        every = LOOK_EVERY if watch.phase == "ramp" else max(LOOK_EVERY, self._updates // 12)
-        if outputs is None or not watch.made or watch.made % every or (watch.phase == "ramp" and not watch.learned):
-            return False
-        return not tells_apart(outputs)
+        """Whether the network has come to give all inputs the same output; looked at now and then."""
+        watch = self._watch
+        every = LOOK_EVERY if watch.phase == "ramp" else max(LOOK_EVERY, self._ends // 12)
+        due = watch.made and watch.made % every == 0 and (watch.phase != "ramp" or watch.learned)
+        return self._seen.alike(look=bool(due))
 
     def _do(self, decision: Decision) -> None:
         before, self._watch = self._watch, decision.watch
@@ -256,57 +390,11 @@ class WatchedOneCycle(LRScheduler):
         self._show()
 
     def _move(self, group: dict[str, Any], share: float) -> None:
-        if self._momentum is None:
+        if self._momentum_range is None or (self._momentum_range == "auto" and not momentum_of.is_usual(group)):
             return
-        own = group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0]
-        if self._momentum == "auto" and not PLAIN[0] <= own <= PLAIN[1]:
-            return
-        high, low = (0.95, 0.85) if self._momentum == "auto" else self._momentum
-        value = high - (high - low) * share
-        if "momentum" in group:
-            group["momentum"] = value
-        elif "betas" in group:
-            group["betas"] = (value, *group["betas"][1:])
+        high, low = momentum_of.USUAL_CYCLE if self._momentum_range == "auto" else self._momentum_range
+        momentum_of.put(group, high - (high - low) * share)
 
     def _show(self) -> None:
         own = self._optimizers[0].param_groups
         self._last_lr = [g["lr"].clone() if isinstance(g["lr"], Tensor) else g["lr"] for g in own]
-
-    def _shared(self, value: Tensor | float) -> float:
-        """The mean over all processes, so that all decide alike."""
-        number = float(value)
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return number
-        tensor = torch.tensor(number, device=value.device if isinstance(value, Tensor) else None)
-        dist.all_reduce(tensor)
-        return float(tensor) / dist.get_world_size()
-
-    def _probed(self) -> float:
-        """The probe's loss, without a trace: no gradient; generators, buffers and modes come back."""
-        assert self._probe is not None
-        self._probes += 1
-        with _untouched(self._model), torch.no_grad():
-            try:
-                return self._shared(self._probe())
-            except (ArithmeticError, ValueError):  # a loss that refuses outputs that are not finite
-                return inf
-            finally:
-                self._outputs = None
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put back generators, buffers and the modes of all modules after the block."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(1234)  # the same dropout each time
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
-            for module, training in modes:
-                module.training = training
