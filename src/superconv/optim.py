@@ -63,7 +63,8 @@ class CaffeSGD(Optimizer):
                 continue
             momentum = group["momentum"]
             histories = [self._history(p) for p in parameters]
-            step = list(torch._foreach_add([p.grad for p in parameters], parameters, alpha=group["weight_decay"]))
+            gradients = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in parameters]
+            step = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
             torch._foreach_mul_(step, group["lr"])
             torch._foreach_mul_(histories, momentum)
             torch._foreach_add_(histories, step)
@@ -106,6 +107,27 @@ def skips(optimizer: Optimizer) -> bool:
     """Whether a fused optimizer, which is called even when fp16 overflowed, skips this step inside its kernel."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)
+
+
+def fuse_where_safe(optimizer: Optimizer, *_: Any) -> None:
+    """Before a step, let a group of fused SGD that its kernel cannot serve go on with torch's `foreach` form.
+
+    The kernel wants a momentum buffer of every parameter that has a gradient, or of none: a parameter whose gradient
+    comes later than others' (a gated expert, a block that is skipped at random) breaks it. Nor does it take sparse
+    gradients; those become dense where they are decayed, as torch does not decay sparse ones.
+    """
+    groups = optimizer.param_groups
+    complete = len(optimizer.state) == sum(len(group["params"]) for group in groups)
+    for group in groups:
+        if group.get("fused") and complete:  # found out here once, in the first update, of most networks
+            continue
+        parameters = [p for p in group["params"] if p.grad is not None]
+        sparse = [p for p in parameters if p.grad.is_sparse]
+        for parameter in sparse if group["weight_decay"] else ():
+            parameter.grad = parameter.grad.to_dense()
+        buffers = {"momentum_buffer" in optimizer.state.get(p, ()) for p in parameters} if group["momentum"] else ()
+        if group.get("fused") and (sparse or len(buffers) > 1):
+            group["fused"], group["foreach"] = False, True
 
 
 def unfuse(optimizer: Optimizer) -> None:

@@ -1,6 +1,7 @@
 """The largest eigenvalues of a loss's Hessian, and the rates at which gradient descent is stable under them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
@@ -60,12 +61,12 @@ def top_eigenvalues(
     if not parameters:
         raise ValueError("the model has no trainable parameter, so its loss has no Hessian")
     # Of torch's ways to compute attention only the plain one can be differentiated twice.
-    with probing(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with probing(model), _dense(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         value = loss()
         if not value.requires_grad:
             raise ValueError("the loss does not depend on the model's trainable parameters")
         product = hessian_vector_product(value, parameters)
-        size = sum(p.numel() for p in parameters)
+        size = sum(map(_numbers, parameters))
         return lanczos(
             product,
             size,
@@ -73,15 +74,18 @@ def top_eigenvalues(
             max_products=max_products,
             tolerance=tolerance,
             seed=seed,
-            like=parameters[0].detach(),
+            like=torch.view_as_real(like) if (like := parameters[0].detach()).is_complex() else like,
         )
 
 
 def hessian_vector_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
-    """The function v → H v of a loss's Hessian, on vectors of all parameters' elements in a row, of shape (n,)."""
+    """The function v → H v of a loss's Hessian, on vectors of all parameters' elements in a row, of shape (n,).
+
+    A complex element counts as two real ones.
+    """
     gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     curved = [(g, i) for i, g in enumerate(gradients) if g.requires_grad]
-    sizes = [p.numel() for p in parameters]
+    sizes = [_numbers(p) for p in parameters]
 
     def product(vector: Tensor) -> Tensor:
         parts = torch.split(vector, sizes)
@@ -90,13 +94,38 @@ def hessian_vector_product(loss: Tensor, parameters: Sequence[Tensor]) -> Produc
         result = torch.autograd.grad(
             [g for g, _ in curved],
             parameters,
-            [parts[i].view_as(g) for g, i in curved],
+            [_like(parts[i], g) for g, i in curved],
             retain_graph=True,
             materialize_grads=True,
         )
-        return torch.cat([part.reshape(-1) for part in result])
+        flat = [(torch.view_as_real(part) if part.is_complex() else part).reshape(-1) for part in result]
+        return torch.cat([part.to(vector.dtype) for part in flat])
 
     return product
+
+
+def _numbers(tensor: Tensor) -> int:
+    return tensor.numel() * (2 if tensor.is_complex() else 1)
+
+
+def _like(part: Tensor, other: Tensor) -> Tensor:
+    """A part of a vector in the shape and type of a parameter."""
+    if other.is_complex():
+        part = torch.view_as_complex(part.view(*other.shape, 2).contiguous())
+    return part.view_as(other).to(other.dtype)
+
+
+@contextmanager
+def _dense(model: nn.Module) -> Iterator[None]:
+    """Let embeddings give dense gradients, since sparse ones cannot be differentiated."""
+    sparse = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
+    try:
+        for module in sparse:
+            module.sparse = False
+        yield
+    finally:
+        for module in sparse:
+            module.sparse = True
 
 
 def lanczos(

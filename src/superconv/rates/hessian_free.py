@@ -39,6 +39,8 @@ class CurvatureEstimate:
     reduced over processes, coupled weight decay added. Where they come from different minibatches, their noise is
     part of the denominator in both forms, so the estimate is smaller than that of the whole data.
 
+    A parameter that has a gradient at only one of the two is left out of that comparison.
+
     Where ``step`` is given a closure, gradients are those of its first call. A step is an update that happened: what a
     gradient scaler skips leaves the estimate alone. Nothing is read from the device but by `value`, `raw` and
     `curvature` (and, under fp16 with a fused optimizer, whether a step was skipped). Two copies of the parameters are
@@ -235,10 +237,11 @@ class _Part:
         self.products = torch.zeros(2)  # s·y and s·s
         self.elements: list[Tensor] = []
         self.stepped = False
+        self.still: set[int] = set()  # corrected: places of parameters that had no gradient before the last step
 
     def tensors(self) -> list[Tensor]:
-        """Parameters in the optimizer's order, then buffers."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]] + self.buffers
+        """Parameters in the optimizer's order, then buffers; complex ones as pairs of real numbers."""
+        return [_real(p) for group in self.optimizer.param_groups for p in group["params"]] + self.buffers
 
     def check(self) -> None:
         """The parameters must be those that the copies are of."""
@@ -266,6 +269,8 @@ class _Part:
 
     def compare_gradients(self, order: int) -> None:
         now, gradients = self.tensors(), self._gradients()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        before, self.still = self.still, {i for i, p in enumerate(parameters) if p.grad is None}
         if not self.second:
             self.first, self.second = ([t.detach().clone() for t in kept] for kept in (now, gradients))
             return
@@ -274,6 +279,8 @@ class _Part:
         torch._foreach_add_(moves, now)
         torch._foreach_neg_(turns)
         torch._foreach_add_(turns, gradients)
+        for i in before ^ self.still:  # two gradients are to be compared
+            moves[i].zero_(), turns[i].zero_()
         self.moved, self.turned = _norms(moves, order), _norms(turns, order)
         dots = torch.stack([(s * y).sum() for s, y in zip(moves, turns, strict=True)]).sum()
         self.products = torch.stack([dots, torch.stack(torch._foreach_norm(moves)).square().sum()])
@@ -288,10 +295,10 @@ class _Part:
         for group in self.optimizer.param_groups:
             decay = 0.0 if apart or group.get("decoupled_weight_decay") else group.get("weight_decay", 0.0)
             for p in group["params"]:
-                g = torch.zeros_like(p) if p.grad is None else p.grad
+                g = torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
                 g = g if scale is None else g / scale
                 g = -g if group.get("maximize") else g
-                result.append(g.add(p, alpha=decay) if decay and p.grad is not None else g)
+                result.append(_real(g.add(p, alpha=decay) if decay and p.grad is not None else g))
         return result
 
     def _rates(self, size: int) -> Tensor:
@@ -315,6 +322,10 @@ def _noting(closure: Callable[[], Any], note: Callable[[], None]) -> Callable[[]
         return loss
 
     return noting
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
 
 
 def _norms(tensors: list[Tensor], order: int) -> Tensor:

@@ -17,7 +17,7 @@ from superconv.training.estimation import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
-from superconv.training.plan_search import PlanSearch, find_plan
+from superconv.training.plan_search import PlanSearch, find_plan, usable
 from superconv.training.sweep import search_rates
 from superconv.training.task import Task, image_task
 
@@ -192,7 +192,7 @@ def plan_for(
     given so.
     """
     if words:
-        return ExecutionPlan.choose(device=device, plan=words)
+        return usable(task, recipe, ExecutionPlan.choose(device=device, plan=words))
     found = find_plan(task, recipe, device=device, threads=threads, seconds=seconds)
     if report and found.trials:
         report(found)

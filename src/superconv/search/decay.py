@@ -3,12 +3,13 @@
 from math import exp
 
 from torch import nn
+from torch.optim import Optimizer
 
 from superconv.rates.laws import DecayLaw
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.traits import Traits, traits_of
 from superconv.recipe import Recipe
-from superconv.training.optimizers import make
+from superconv.training.optimizers import make, takes
 
 
 def balanced_decay(
@@ -30,6 +31,8 @@ def balanced_decay(
         first, *others = dict.fromkeys(traits.optimizers)
         if others:
             return 0.0, f"none: no rule is known that serves {' and '.join([first, *others])} at once"
+        if not takes(first, "weight_decay"):
+            return 0.0, f"none: {first} takes no decay"
         return 0.0, f"none: {first} takes decay into the gradient that it normalises, and no rule for that is known"
     rate, momentum, plain = recipe.learning_rate(), recipe.momentum_schedule(), traits.heavy_ball
     travelled = 0.0
@@ -48,4 +51,5 @@ def usual_traits(recipe: Recipe) -> Traits:
     """The traits of a training with the optimizer that a recipe names, of any network without normalisation."""
     with isolated_rng():
         model = nn.Linear(1, 1, bias=False)
-        return traits_of(model, [make(model, recipe)])
+        made = make(model, recipe)
+        return traits_of(model, [made] if isinstance(made, Optimizer) else made)

@@ -105,6 +105,8 @@ class Settled:
         values = {name: v.value for name, v in self.values.items()}
         values |= {name: rate * (max_lr / self.lower_of) for name, rate in self.lower.items()}
         values |= {"max_lr": max_lr, "steps": values["steps"] if steps is None else steps}
+        if "weight_decay" not in values and not optimizers.takes(values.get("optimizer", "SGD"), "weight_decay"):
+            values["weight_decay"] = 0.0
         reasons = {name: self.values[name].reason for name in EXPLAINED if name in self.values}
         made = {**values, "reasons": {name: reason for name, reason in reasons.items() if reason}}
         shorter: list[dict[str, Any]] = [{}, {"annihilation": 0.0}, {"schedule": "constant"}]

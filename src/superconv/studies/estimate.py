@@ -65,7 +65,7 @@ def estimate(
     Raises:
         Interrupted: Ctrl-C or SIGTERM.
     """
-    plan = plan or ExecutionPlan.choose()
+    plan = plan or usable(task, recipe, ExecutionPlan.choose())
     options = {name: {**FORMS[name], "stride": stride, "rescale": rescale} for name in forms}
     kept = RunFolder(folder)
     asked = min(steps, recipe.steps)  # where the hook ends the run, which `train` calls interrupted

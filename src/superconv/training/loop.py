@@ -19,6 +19,7 @@ from superconv.training.breakdown import BreakdownError
 from superconv.training.checkpoint import load, save
 from superconv.training.hooks import Hook, Stages
 from superconv.training.plan import ExecutionPlan
+from superconv.training.plan_search import usable
 from superconv.training.signals import StopRequest
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
@@ -107,7 +108,8 @@ def train(
     (60, True)
     """
     with isolated_rng(), StopRequest() as request:
-        trainer = Trainer(task, recipe, plan=plan or ExecutionPlan.choose(), seed=seed, hooks=hooks, stages=stages)
+        plan = plan or usable(task, recipe, ExecutionPlan.choose())
+        trainer = Trainer(task, recipe, plan=plan, seed=seed, hooks=hooks, stages=stages)
         spent = load(trainer, checkpoint) if resume and checkpoint and checkpoint.exists() else 0.0
         saver = _Saver(trainer, checkpoint, steps=checkpoint_steps, minutes=checkpoint_minutes, spent=spent)
         with _open_history(trainer, history) as rows_kept, ExitStack() as ending:

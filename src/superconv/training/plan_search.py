@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
@@ -64,6 +65,8 @@ class PlanSearch:
     """Of the trials: smaller than the run's where that would have taken too long."""
     trials: tuple[TimedPlan, ...] = ()
     compiling_tried: bool = False
+    dropped: str = ""
+    """Plans under which the network cannot run at all, and the error of the first."""
 
 
 def find_plan(
@@ -105,7 +108,7 @@ def find_plan(
             path = cache_folder() / "plans" / f"{_key(task, default.device, batch_size, recipe.optimizer)}.json"
             found = _kept(path, default.device) if use_cache else None
             if found is None or (not found.compiling_tried and _long(found.trials, _updates(found, recipe, seconds))):
-                trial = replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
+                trial = _trial(recipe, batch_size)
                 found = _search(task, trial, default, recipe.steps * recipe.batch_size, seconds, limit)
                 if use_cache and found.trials:
                     files.write_json(path, asdict(found))
@@ -116,7 +119,40 @@ def find_plan(
     finally:
         torch.set_num_threads(before)
         gc.collect()  # trainers lie in reference cycles, and hold a GPU's memory
-    return _chosen(found, _updates(found, recipe, seconds)) if found.trials else found
+    if not found.trials:
+        return replace(found, plan=usable(task, recipe, found.plan))
+    return _chosen(found, _updates(found, recipe, seconds))
+
+
+def usable(task: Task, recipe: Recipe, plan: ExecutionPlan) -> ExecutionPlan:
+    """The plan, or the same with channels_first where the network or its optimizer does not tolerate channels_last.
+
+    A network that calls `.view` after a convolution does not. One update of a few samples tells; where channels_first
+    does no better, the plan stays and the run itself says what is wrong. Several processes keep their plan.
+
+    Warns:
+        UserWarning: channels_last was dropped.
+    """
+    if not plan.channels_last or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return plan
+    trial = _trial(recipe, min(recipe.batch_size, TINY_BATCH))
+    other = replace(plan, channels_last=False)
+    with isolated_rng():
+        try:
+            _Contender(task, trial, replace(plan, compiled=None))
+        except (UserError, BreakdownError):
+            return plan
+        except RuntimeError as error:
+            if not _started(task, trial, [replace(other, compiled=None)]):
+                return plan
+            why = f"it is not tolerated ({one_line(error, most=60)} …); .reshape in place of .view would tolerate it"
+            warnings.warn(f"channels_first is taken in place of channels_last: {why}", stacklevel=2)
+            return other
+    return plan
+
+
+def _trial(recipe: Recipe, batch_size: int) -> Recipe:
+    return replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
 
 
 class _Contender:
@@ -176,7 +212,7 @@ def _search(
     if limit < LEAST:
         reason = "the default plan: the run is over sooner than a search would pay"
         return PlanSearch(plan=default, reason=reason, batch_size=asked)
-    plans, hopeless = _bearable(task, replace(recipe, batch_size=min(asked, TINY_BATCH)), _plans(reference))
+    plans, hopeless, dropped = _bearable(task, replace(recipe, batch_size=min(asked, TINY_BATCH)), _plans(reference))
     if cpu:  # so that five updates of each plan, at fp32's pace, fit into the limit
         fits = int(limit / (5 * len(plans) * pace))
         recipe = replace(recipe, batch_size=min(asked, max(SMALL_BATCH, fits)))
@@ -196,7 +232,12 @@ def _search(
         contenders += _compiled(task, recipe, next(c for c in contenders if c.plan == best), reference)
     trials = [c.trial() for c in (*contenders, *hopeless)]
     return PlanSearch(
-        plan=default, reason="", batch_size=recipe.batch_size, trials=tuple(trials), compiling_tried=tries
+        plan=default,
+        reason="",
+        batch_size=recipe.batch_size,
+        trials=tuple(trials),
+        compiling_tried=tries,
+        dropped=dropped,
     )
 
 
@@ -226,9 +267,13 @@ def _plans(reference: _Contender) -> list[ExecutionPlan]:
 
 def _bearable(
     task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]
-) -> tuple[list[ExecutionPlan], list[_Contender]]:
-    """The plans that are worth a race, and the others: a precision that a processor only imitates would take it all."""
-    tried = _started(task, recipe, plans)
+) -> tuple[list[ExecutionPlan], list[_Contender], str]:
+    """The plans that are worth a race, the others, and a note on those that cannot run.
+
+    A precision that a processor only imitates would take all the time.
+    """
+    errors: dict[str, str] = {}
+    tried = _started(task, recipe, plans, errors)
     for contender in tried:
         contender.update()
     fp32 = tried[0].trial().pace
@@ -236,17 +281,21 @@ def _bearable(
         if (times := contender.trial().pace / fp32) > HOPELESS:
             contender.refused = f"{times:.2g} times as slow as fp32 on {recipe.batch_size} samples"
             contender.seconds.clear()
-    return [c.plan for c in tried if not c.refused], [c for c in tried if c.refused]
+    dropped = f"{' and '.join(errors)} cannot run here ({next(iter(errors.values()))})" if errors else ""
+    return [c.plan for c in tried if not c.refused], [c for c in tried if c.refused], dropped
 
 
-def _started(task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan]) -> list[_Contender]:
-    """The plans that this network can run under at all."""
+def _started(
+    task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan], errors: dict[str, str] | None = None
+) -> list[_Contender]:
+    """The plans that this network can run under at all; `errors` gets those of the others."""
     started = []
     for plan in plans:
         try:
             started.append(_Contender(task, recipe, plan))
-        except (RuntimeError, BreakdownError):  # no kernel, no compiler or no memory for it
-            continue
+        except (RuntimeError, BreakdownError) as error:  # no kernel, no compiler, no memory for it; a .view
+            if errors is not None:
+                errors[plan.words] = one_line(error, most=60)
         except UserError:
             if plan.precision != "16-mixed":  # which does not serve every task
                 raise
@@ -281,7 +330,8 @@ def _chosen(found: PlanSearch, updates: float) -> PlanSearch:
     gain = "no other pays"
     if best is not (plain := found.trials[0]):
         gain = f"{plain.pace / best.pace:.2g} times as fast as plain fp32"
-    return replace(found, plan=best.plan, reason=f"{best.plan.words}: {gain}")
+    noted = f"; {found.dropped}" if found.dropped else ""
+    return replace(found, plan=best.plan, reason=f"{best.plan.words}: {gain}{noted}")
 
 
 def _eager(trials: Sequence[TimedPlan]) -> TimedPlan:

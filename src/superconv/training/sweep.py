@@ -26,6 +26,7 @@ from superconv.recipe import Recipe
 from superconv.training.breakdown import BreakdownError, breakdowns
 from superconv.training.hooks import Hook
 from superconv.training.plan import ExecutionPlan
+from superconv.training.plan_search import usable
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
@@ -89,8 +90,8 @@ def sweep_rates(
             f"a sweep has 2 updates or more, and rates that rise from 0 or, exponentially, from above 0: not {steps} "
             f"updates from {start_lr:g} to {max_lr:g} ({mode})"
         )
-    plan = plan or ExecutionPlan.choose()
     recipe = recipe or Recipe(steps=steps, batch_size=BatchLaw().usual(len(task.train)), max_lr=max_lr)
+    plan = plan or usable(task, recipe, ExecutionPlan.choose())
     at_peak = recipe.min_momentum if recipe.momentum_schedule() else None
     momentum = recipe.momentum if at_peak is None else at_peak
     swept = replace(recipe, schedule="constant", momentum=momentum, steps=steps, max_lr=max_lr)
