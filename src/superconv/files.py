@@ -29,8 +29,13 @@ def native(value: Any) -> Any:
         return {key: native(part) for key, part in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(native(part) for part in value) if type(value) in (tuple, list) else value
-    scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
-    return value.item() if scalar else value
+    return value.tolist() if hasattr(value, "tolist") and hasattr(value, "dtype") else value
+
+
+def make_native(instance: Any) -> None:
+    """Make the numbers of a frozen dataclass Python's own, in its `__post_init__`."""
+    for name, value in vars(instance).items():
+        object.__setattr__(instance, name, native(value))
 
 
 def writes() -> bool:

@@ -75,8 +75,7 @@ class Recipe:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, files.native(value))
+        files.make_native(self)
         at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         at_least(0, weight_decay=self.weight_decay)
         above(0, max_lr=self.max_lr, clip_norm=self.clip_norm)

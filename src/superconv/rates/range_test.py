@@ -128,6 +128,8 @@ class RangeTest:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         self._model, self._optimizers = model, _optimizers(optimizer)
+        max_lr, start_lr, blow_up = float(max_lr), float(start_lr), float(blow_up)
+        steps, evaluate_every, seed = int(steps), int(evaluate_every), int(seed)
         if steps < 2:
             raise ValueError(f"a sweep needs at least 2 steps, not {steps}")
         if not 0 <= start_lr < max_lr < float("inf"):

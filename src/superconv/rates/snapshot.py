@@ -8,9 +8,11 @@ loop, in any order.
 
 import copy
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,10 @@ class Snapshot:
     - the generators of loaders, of their samplers and data sets (torch, NumPy or Python ones kept as attributes),
     - the default generators of torch (CPU and every CUDA device), NumPy and Python.
 
-    Not taken down are plain Python attributes of modules, samplers and data sets, such as counters.
+    Not taken down are plain Python attributes of modules, samplers and data sets, such as counters; and the values of
+    frozen parameters, the bulk of a network that is fine-tuned: those without `requires_grad` that no optimizer holds
+    and whose shape no trainable one has (a moving average of weights has the shapes of its model). Should one of them
+    have changed all the same, a warning says so.
 
     Args:
         modules: Models, and losses that hold parameters.
@@ -57,6 +62,8 @@ class Snapshot:
         loaders: Iterable[object] = (),
     ) -> None:
         self._noted: dict[int, tuple[object, Undo]] = {}  # by id; the object itself keeps the id from being reused
+        modules, optimizers = list(modules), list(optimizers)
+        self._frozen = _frozen(modules, optimizers)
         for module in modules:
             for part in module.modules():
                 self._note_module(part)
@@ -111,7 +118,7 @@ class Snapshot:
                 continue
             undo: Undo | None = None
             if isinstance(value, Tensor):
-                undo = _take_tensor(value)
+                undo = _take_tensor(value, copied=id(value) not in self._frozen)
                 waiting.append(value.grad if value.is_leaf else None)
             elif isinstance(value, dict):
                 undo = _take_dict(value)
@@ -176,16 +183,48 @@ def _cuda_is_initialized() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch has no types for it
 
 
-def _take_tensor(tensor: Tensor) -> Undo:
+def _frozen(modules: Iterable[nn.Module], optimizers: Iterable[Optimizer]) -> set[int]:
+    """Identities of the parameters whose values nothing is expected to change."""
+    parameters = [p for module in modules for p in module.parameters() if not is_lazy(p)]
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    moving = [p for p in parameters if p.requires_grad or id(p) in held]
+    shapes = {p.shape for p in moving}
+    return {id(p) for p in parameters if not p.requires_grad and id(p) not in held and p.shape not in shapes}
+
+
+def _digest(tensor: Tensor) -> int | None:
+    """A sum over the bits, which a change of values changes; `None` where they cannot be read as whole numbers."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size())
+    if whole is None or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+        return None
+    return int(tensor.view(whole).sum(dtype=torch.int64))
+
+
+def _watch_frozen(tensor: Tensor, data: Tensor) -> Undo:
+    version, digest = data._version, _digest(data)
+
+    def undo() -> None:
+        if data._version != version or _digest(data) != digest:
+            warnings.warn(
+                f"a frozen parameter of shape {tuple(data.shape)} was changed and is not put back: give it to the "
+                "optimizer, or set requires_grad, before the range test",
+                stacklevel=2,
+            )
+
+    return undo
+
+
+def _take_tensor(tensor: Tensor, *, copied: bool = True) -> Undo:
     if is_lazy(tensor):
         raise ValueError("the model has lazy layers without a shape: run one batch through it first")
     data = tensor.detach()  # the memory of now, whatever `tensor.data` is made to be later
     memory = _distinct(data)
-    values, leaf, requires_grad = memory.clone(), tensor.is_leaf, tensor.requires_grad
+    leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
     grad = tensor.grad if leaf else None
+    put_back = partial(memory.copy_, memory.clone()) if copied else _watch_frozen(tensor, data)
 
     def undo() -> None:
-        memory.copy_(values)
+        put_back()
         if leaf:
             if not tensor.is_leaf:
                 tensor.detach_()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from superconv.errors import above, at_least
-from superconv.files import native
+from superconv.files import make_native
 from superconv.recipe import ScheduleName
 
 
@@ -60,8 +60,7 @@ class Choices:
     It holds no network and no augmentation: give --model, --flip and so on again."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, native(value))
+        make_native(self)
 
     def check(self) -> None:
         """Refuse numbers that make no sense.

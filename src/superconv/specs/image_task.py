@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from superconv.files import native
+from superconv.files import make_native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,7 @@ class ImageTask:
     """Seed of the subset and of the validation split, apart from the run's."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, native(value))
+        make_native(self)
 
     def plain(self) -> dict[str, Any]:
         """The task as plain values, for JSON and hashes."""

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from superconv.files import make_native
 from superconv.recipe import Recipe, plain
 from superconv.specs.image_task import ImageTask
 
@@ -30,6 +31,9 @@ class RunSpec:
     """Images of an evaluation while training; more than there are go around them, as in the paper's runs."""
     estimate: int = 0
     """Measure the curvature estimate every so many updates (`estimate.jsonl`); 0 does not."""
+
+    def __post_init__(self) -> None:
+        make_native(self)
 
     def plain(self) -> dict[str, Any]:
         """The spec as plain values; the recipe without its reasons, which change nothing, nor a dropout left alone."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from superconv.errors import UserError
-from superconv.files import native
+from superconv.files import make_native
 from superconv.recipe import ScheduleName
 
 COMPARED_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -38,8 +38,7 @@ class Comparison:
     Not given, 0.03 to 3 in half decades; of several, the best on validation of seed 0 at the middle length."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, native(value))
+        make_native(self)
 
     def candidates(self) -> dict[str, tuple[float, ...]]:
         """The rates of each schedule.
@@ -81,5 +80,4 @@ class Balancing:
     """Networks of each setting, from seeds 0, 1, …, the same for all settings."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, native(value))
+        make_native(self)

@@ -15,6 +15,7 @@ from superconv.training.estimation import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import ROWS, train
 from superconv.training.plan import ExecutionPlan, machine, versions
+from superconv.training.plan_search import usable
 from superconv.training.task import Task
 
 

@@ -228,6 +228,7 @@ def fit_choices(
         evaluations: As for `fit`.
         kept: How checkpoints are kept, as for `fit`.
     """
+    seed, evaluations = files.native(seed), files.native(evaluations)
     began, trained, model = time.perf_counter(), final_task or task, None
     settled, traits = settle(task, choices)
     looking = [ProgressHook(console), *hooks] if progress else [*hooks]

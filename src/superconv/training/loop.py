@@ -12,6 +12,7 @@ from typing import Literal
 from torch import nn
 
 from superconv.data import Source
+from superconv.files import native
 from superconv.history import History, Row
 from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
@@ -107,6 +108,7 @@ def train(
     >>> run.steps, run.scores["test_accuracy"] > 0.5
     (60, True)
     """
+    seed = native(seed)
     with isolated_rng(), StopRequest() as request:
         plan = plan or usable(task, recipe, ExecutionPlan.choose())
         trainer = Trainer(task, recipe, plan=plan, seed=seed, hooks=hooks, stages=stages)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from superconv.errors import UserError
+from superconv.files import make_native
 
 Precision = Literal["64-true", "32-true", "bf16-mixed", "16-mixed"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -44,6 +45,9 @@ class ExecutionPlan:
     """Mode of torch.compile, none for eager; on CUDA, `reduce-overhead` and `max-autotune` replay CUDA graphs."""
     threads: int | None = None
     """Threads of one process on the CPU; none leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        make_native(self)
 
     @classmethod
     def choose(cls, *, device: str = "auto", plan: str | None = None) -> Self:
