@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from superconv.runs.jobs import Executor
     from superconv.training.hooks import Hook
     from superconv.training.plan import ExecutionPlan
-    from superconv.training.plan_search import PlanSearch
+    from superconv.training.plan_choice import PlanSearch
     from superconv.training.task import Task
 
 

@@ -116,7 +116,8 @@ def doctor(command: options.Doctor, line: str) -> None:
 def _print_plans(command: options.Doctor, data: str) -> None:
     from superconv.recipe import Recipe
     from superconv.specs.image_task import ImageTask
-    from superconv.training.plan_search import COMPILE_AFTER, LIMIT, find_plan
+    from superconv.training.plan_choice import COMPILE_AFTER
+    from superconv.training.plan_search import LIMIT, find_plan
     from superconv.training.task import image_task
 
     task = image_task(ImageTask(data=data, model=command.model))

@@ -200,7 +200,7 @@ def _digest(tensor: Tensor) -> int | None:
     return int(tensor.view(whole).sum(dtype=torch.int64))
 
 
-def _watch_frozen(tensor: Tensor, data: Tensor) -> Undo:
+def _watch_frozen(data: Tensor) -> Undo:
     version, digest = data._version, _digest(data)
 
     def undo() -> None:
@@ -221,7 +221,7 @@ def _take_tensor(tensor: Tensor, *, copied: bool = True) -> Undo:
     memory = _distinct(data)
     leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
     grad = tensor.grad if leaf else None
-    put_back = partial(memory.copy_, memory.clone()) if copied else _watch_frozen(tensor, data)
+    put_back = partial(memory.copy_, memory.clone()) if copied else _watch_frozen(data)
 
     def undo() -> None:
         put_back()

@@ -16,6 +16,7 @@ from superconv.report.record import RunRecord
 from superconv.report.words import duration, pace, score, words
 from superconv.runs.folder import RunFolder
 from superconv.specs.image_task import ImageTask
+from superconv.training.plan import ExecutionPlan
 from superconv.training.sweep import RateSearch
 
 MOODS = {"likely": "good", "unlikely": "bad", "inconclusive": "open"}
@@ -265,15 +266,26 @@ def _refitted(run: RunRecord) -> bool:
 def _repeat(run: RunRecord) -> Section | None:
     commands = []
     command = run.numbers.get("command")
+    plan = _plan_words(run)
     if command:
-        commands.append(("The whole run again:", str(command)))
+        named = f" --plan {plan}" if plan and "--plan" not in str(command) else ""
+        commands.append(("The whole run again, under the same execution plan:", f"{command}{named}"))
     if run.recipe and run.task.get("data") and not str(command).startswith("superconv train"):
         whole = {"validation": 0.0} if _refitted(run) else {}
         again = train_command({**run.task, **whole}, seed=run.seed or 0)
+        again += f" --plan {plan}" if plan else ""
         commands.append(("The training alone, with the recipe.yaml of this run's folder and no search:", again))
     elif run.recipe and not commands:
         commands.append(("With the data of this run:", "superconv train DATA --recipe recipe.yaml"))
     return Section(title="How to repeat it", commands=commands) if commands else None
+
+
+def _plan_words(run: RunRecord) -> str:
+    """The execution plan as `--plan` takes it; nothing where the run's numbers do not have it."""
+    try:
+        return ExecutionPlan(**run.numbers["plan"]).words
+    except (KeyError, TypeError, StopIteration):
+        return ""
 
 
 def train_command(task: Mapping[str, Any], *, seed: int = 0) -> str:

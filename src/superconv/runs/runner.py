@@ -17,7 +17,8 @@ from superconv.training.estimation import FORMS, EstimateHook, Estimation
 from superconv.training.hooks import Hook
 from superconv.training.loop import Run, train
 from superconv.training.plan import ExecutionPlan, machine, versions
-from superconv.training.plan_search import PlanSearch, find_plan, usable
+from superconv.training.plan_choice import PlanSearch
+from superconv.training.plan_search import find_plan, usable
 from superconv.training.sweep import search_rates
 from superconv.training.task import Task, image_task
 

@@ -26,7 +26,7 @@ from superconv.training.fingerprint import fingerprint
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
 from superconv.training.plan import ExecutionPlan
-from superconv.training.plan_search import PlanSearch
+from superconv.training.plan_choice import PlanSearch
 from superconv.training.progress import ProgressHook
 from superconv.training.task import Task
 

@@ -8,8 +8,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from math import inf, isfinite
+from dataclasses import asdict, replace
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -21,52 +21,27 @@ from superconv.rates.snapshot import isolated_rng
 from superconv.recipe import Recipe
 from superconv.training.breakdown import BreakdownError
 from superconv.training.plan import CompileMode, ExecutionPlan, Precision, computes_bf16, machine, versions
+from superconv.training.plan_choice import (
+    COMPILED_LIMIT,
+    PlanSearch,
+    TimedPlan,
+    chosen,
+    doubtful,
+    eager,
+    lasts,
+    updates_of,
+)
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
-LIMIT, COMPILED_LIMIT = 5.0, 60.0  # seconds of a search, without and with compiling
+LIMIT = 5.0  # seconds of a search, compiling apart
 SHARE = 0.1  # of the run's own time that a search may take
-COMPILE_AFTER = 20 * COMPILED_LIMIT  # seconds of a run that is worth compiling for
 TOLERANCE = 0.05  # relative difference from the fp32 loss that a plan may have
 CHECKED = 3  # updates over which losses are compared
 ROUNDS = 12
 LEAST = 1.0  # seconds of a search below which there is none
 SMALL_BATCH = 32
 TINY_BATCH, HOPELESS = 8, 3.0  # samples on which a plan that takes so many times as long as fp32 is given up
-EVEN = 1.03  # a simpler plan that is no slower than this against the fastest is taken
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimedPlan:
-    """One plan, tried."""
-
-    plan: ExecutionPlan
-    seconds: float | None
-    """Median of an update; none where the plan was refused before it was timed."""
-    quartiles: tuple[float, float] | None
-    first: float
-    """Seconds of the first update, in which a compiled plan makes its kernels."""
-    refused: str = ""
-    """Why it must not be used."""
-
-    @property
-    def pace(self) -> float:
-        """Seconds of an update; infinite where the plan must not be used."""
-        return inf if self.refused or self.seconds is None else self.seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSearch:
-    """The plan to use, and what it was chosen from."""
-
-    plan: ExecutionPlan
-    reason: str
-    batch_size: int
-    """Of the trials: smaller than the run's where that would have taken too long."""
-    trials: tuple[TimedPlan, ...] = ()
-    compiling_tried: bool = False
-    dropped: str = ""
-    """Plans under which the network cannot run at all, and the error of the first."""
 
 
 def find_plan(
@@ -82,7 +57,10 @@ def find_plan(
     """Time a few updates under every plan that this device offers, and take the fastest that trains like fp32.
 
     Trials are kept in the user's cache folder for the same network, batch, machine and versions, and each run chooses
-    among them by its own length. Several processes take the default plan: a search would have to keep them in step.
+    among them by its own length; that a run was too short for a search is kept as well, so that it takes the same plan
+    each time. Where rounds do not agree, or a gain is more than the processor can give, as on a machine that others
+    keep busy, plain fp32 is taken and nothing kept. Several processes take the default plan: a search would have to
+    keep them in step.
 
     Args:
         task: What will run.
@@ -105,12 +83,20 @@ def find_plan(
     try:
         torch.set_num_threads(threads or before)
         with isolated_rng():
-            path = cache_folder() / "plans" / f"{_key(task, default.device, batch_size, recipe.optimizer)}.json"
-            found = _kept(path, default.device) if use_cache else None
-            if found is None or (not found.compiling_tried and _long(found.trials, _updates(found, recipe, seconds))):
+            folder, key = cache_folder() / "plans", _key(task, default.device, batch_size, recipe.optimizer)
+            path = folder / f"{key}.json"
+            short = folder / f"{key}-{f'{seconds:g}s' if seconds else recipe.steps * recipe.batch_size}.json"
+            found = _kept(short, default.device) or _kept(path, default.device) if use_cache else None
+            if found and found.trials and doubtful(found, updates_of(found, recipe, seconds)):
+                found = None  # of a version that kept all
+            if found is None or (
+                found.trials and not found.compiling_tried and lasts(found.trials, updates_of(found, recipe, seconds))
+            ):
                 trial = _trial(recipe, batch_size)
                 found = _search(task, trial, default, recipe.steps * recipe.batch_size, seconds, limit)
-                if use_cache and found.trials:
+                if use_cache and not found.trials:  # or another day's pace might have it searched, and other numbers
+                    files.write_json(short, asdict(found))
+                elif use_cache and not doubtful(found, updates_of(found, recipe, seconds)):
                     files.write_json(path, asdict(found))
     except (RuntimeError, BreakdownError) as error:
         # fp32 may not fit into the memory of a GPU that has enough for bf16.
@@ -121,7 +107,7 @@ def find_plan(
         gc.collect()  # trainers lie in reference cycles, and hold a GPU's memory
     if not found.trials:
         return replace(found, plan=usable(task, recipe, found.plan))
-    return _chosen(found, _updates(found, recipe, seconds))
+    return chosen(found, updates_of(found, recipe, seconds))
 
 
 def usable(task: Task, recipe: Recipe, plan: ExecutionPlan) -> ExecutionPlan:
@@ -222,13 +208,13 @@ def _search(
     _race(contenders, reference, began + 0.7 * limit)
     threads = torch.get_num_threads()
     if cpu and threads > 1:
-        best = _eager([c.trial() for c in contenders]).plan
+        best = eager([c.trial() for c in contenders]).plan
         fewer = [replace(best, threads=n) for n in sorted({threads // 2, 1}, reverse=True)]
         contenders += _started(task, recipe, fewer)
         _race([c for c in contenders if c.plan in (best, *fewer)], reference, began + limit)
     trials = [c.trial() for c in contenders]
-    if tries := _long(trials, samples / recipe.batch_size):
-        best = _eager(trials).plan
+    if tries := lasts(trials, samples / recipe.batch_size):
+        best = eager(trials).plan
         contenders += _compiled(task, recipe, next(c for c in contenders if c.plan == best), reference)
     trials = [c.trial() for c in (*contenders, *hopeless)]
     return PlanSearch(
@@ -315,43 +301,6 @@ def _race(contenders: Sequence[_Contender], reference: _Contender, until: float)
             return
 
 
-def _updates(found: PlanSearch, recipe: Recipe, seconds: float | None) -> float:
-    """Of the trials' batches, in a run of the recipe's length or of so many seconds."""
-    if seconds is not None:
-        return seconds / _eager(found.trials).pace
-    return recipe.steps * recipe.batch_size / found.batch_size
-
-
-def _chosen(found: PlanSearch, updates: float) -> PlanSearch:
-    """The search with what a run of so many updates should take; compiling must save three times what it costs."""
-    eager = _eager(found.trials)
-    worth = [t for t in found.trials if t.plan.compiled and updates * (eager.pace - t.pace) > 3 * t.first]
-    best = min([*worth, eager], key=lambda trial: trial.pace)
-    gain = "no other pays"
-    if best is not (plain := found.trials[0]):
-        gain = f"{plain.pace / best.pace:.2g} times as fast as plain fp32"
-    noted = f"; {found.dropped}" if found.dropped else ""
-    return replace(found, plan=best.plan, reason=f"{best.plan.words}: {gain}{noted}")
-
-
-def _eager(trials: Sequence[TimedPlan]) -> TimedPlan:
-    """The best plan that is not compiled: first whatever the threads, then with fewer of them."""
-    first = _simplest([t for t in trials if not t.plan.compiled and not t.plan.threads])
-    return _simplest([first, *(t for t in trials if not t.plan.compiled and t.plan.threads)])
-
-
-def _simplest(trials: Sequence[TimedPlan]) -> TimedPlan:
-    """The fastest, or the first that cannot be told from it."""
-    best = min(trials, key=lambda trial: trial.pace)
-    high = max(EVEN * best.pace, (best.quartiles or (0.0, 0.0))[1])
-    return next(trial for trial in trials if trial.pace <= high)
-
-
-def _long(trials: Sequence[TimedPlan], updates: float) -> bool:
-    """Whether so many updates last long enough to try compiling for them."""
-    return updates * _eager(trials).pace > COMPILE_AFTER
-
-
 def _key(task: Task, device: str, batch_size: int, optimizer: str) -> str:
     model = task.network()
     tensors = [(name, list(t.shape)) for name, t in model.state_dict().items()]
@@ -388,6 +337,7 @@ def _kept(path: Path, device: str) -> PlanSearch | None:
             )
             for t in stored["trials"]
         )
-        return PlanSearch(**{**stored, "plan": trials[0].plan, "trials": trials})  # it is chosen anew
+        plan = trials[0].plan if trials else ExecutionPlan(**{**stored["plan"], "device": device})
+        return PlanSearch(**{**stored, "plan": plan, "trials": trials})  # it is chosen anew
     except (UserError, TypeError, KeyError):
         return None  # damaged, or of another version
