@@ -37,7 +37,11 @@ def task(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("gain", "spread", "said"),
-    [(59.0, 1.0, "no plan can be more than 8 times"), (250.0, 300.0, "no plan can be more"), (1.5, 1.8, "updates of one plan differ")],
+    [
+        (59.0, 1.0, "no plan can be more than 8 times"),
+        (250.0, 300.0, "no plan can be more"),
+        (1.5, 1.8, "updates of one plan differ"),
+    ],
 )
 def test_an_impossible_or_unsteady_gain_is_not_believed_nor_kept(task, monkeypatch, gain, spread, said):
     results = [searched(gain, spread), searched(1.5, 1.1)]

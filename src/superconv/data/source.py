@@ -22,6 +22,8 @@ from superconv.data.augment import ImageTransform
 from superconv.data.randomness import Stream, random_bits
 from superconv.data.sampling import Draw
 from superconv.errors import UserError
+from superconv.rates.generators import generators_of, take
+from superconv.rates.generators import seed as seed_generator
 
 Collate = Callable[[list[Any]], Any]
 SplitBatch = Callable[[Any], tuple[Any, Any]]
@@ -141,9 +143,9 @@ class TensorSource:
 class DatasetSource:
     """Any map-style torch data set.
 
-    Its random transforms are made pure too: the generators of Python, NumPy and torch are set from (seed,
-    epoch, index) while a sample is made, and put back after. ``augment`` changes nothing: a data set knows
-    its own transforms.
+    Its random transforms are made pure too: the generators of Python, NumPy and torch, and those that hang on the data
+    set, are set from (seed, epoch, index) while a sample is made, and put back after. ``augment`` changes nothing: a
+    data set knows its own transforms.
 
     Attributes:
         dataset: gives one sample per index, and has a length.
@@ -236,12 +238,18 @@ class _PureDataset(Dataset[Any]):
 
     def __init__(self, dataset: "Dataset[Any]", seed: int) -> None:
         self.dataset, self.seed = dataset, seed
+        self._own: list[Any] | None = None  # the data set's generators, looked for where samples are made
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
         bits = int(random_bits(self.seed, Stream.TRANSFORM, epoch, torch.tensor(index)))
+        if self._own is None:
+            self._own = generators_of(self.dataset)
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        undo = [take(generator) for generator in self._own]
         try:
+            for number, generator in enumerate(self._own):
+                seed_generator(generator, bits + number & (2**63 - 1))
             random.seed(bits)
             np.random.seed(bits & 0xFFFFFFFF)
             torch.default_generator.manual_seed(bits)  # not torch.manual_seed, which seeds every GPU as well
@@ -250,6 +258,8 @@ class _PureDataset(Dataset[Any]):
             random.setstate(states[0])
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
+            for put_back in undo:
+                put_back()
 
 
 def load_batches(

@@ -83,7 +83,7 @@ class ScheduledLR(LRScheduler):
     def step(self, loss: object = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # torch's takes an epoch
         """Go to the next update, or to update `epoch`; a `loss` is left alone, as this schedule watches none."""
         self._step_count += 1
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self.last_epoch = self.last_epoch + 1 if epoch is None else int(epoch)
         self._apply()
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class ScheduledLR(LRScheduler):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
             else:
-                group["lr"] = rate
+                group["lr"] = float(rate)
             momentum = _of(self._momentum, i)
             added = isinstance(self._momentum, Sequence) and i >= len(self._momentum)
             if momentum is None or (added and not momentum_of.of(group)):

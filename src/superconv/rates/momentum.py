@@ -28,6 +28,6 @@ def is_usual(group: dict[str, Any]) -> bool:
 def put(group: dict[str, Any], value: float) -> None:
     """Set the momentum; of betas, only the first."""
     if "momentum" in group:
-        group["momentum"] = value
+        group["momentum"] = float(value)
     elif "betas" in group:
-        group["betas"] = (value, *group["betas"][1:])
+        group["betas"] = (float(value), *group["betas"][1:])

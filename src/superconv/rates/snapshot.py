@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from superconv.rates.generators import generators_of, take
+
 Undo = Callable[[], object]
 
 
@@ -34,7 +36,8 @@ class Snapshot:
     - of every optimizer: all of its attributes, so the state, the groups with their hyper-parameters, the hooks, and
       parameters that no module holds,
     - all attributes of the gradient scaler, also halfway through an update,
-    - the generators of loaders, of their samplers and data sets (torch, NumPy or Python ones kept as attributes),
+    - the generators of torch, NumPy and Python that hang anywhere on the loaders, their samplers, data sets, transforms
+      and collate functions,
     - the default generators of torch (CPU and every CUDA device), NumPy and Python.
 
     Not taken down are plain Python attributes of modules, samplers and data sets, such as counters; and the values of
@@ -82,16 +85,8 @@ class Snapshot:
 
     def add_loader(self, loader: object) -> None:
         """Note the generators of a loader as they are now, unless they are noted already."""
-        waiting, seen = [loader], set()
-        while waiting:
-            part = waiting.pop()
-            if part is None or id(part) in seen:
-                continue
-            seen.add(id(part))
-            for value in getattr(part, "__dict__", {}).values():
-                if isinstance(value, torch.Generator | np.random.Generator | random.Random):
-                    self._note(value)
-            waiting += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+        for generator in generators_of(loader):
+            self._note(generator)
 
     def _note_module(self, module: nn.Module, *, parameters: bool = True) -> None:
         if parameters:
@@ -270,15 +265,8 @@ def _take_list(holder: list[Any] | deque[Any]) -> Undo:
 def _take_other(value: object) -> Undo | None:
     """For generators and mutable values; None for what does not change, or cannot be told (functions, handles)."""
     match value:
-        case torch.Generator():
-            state = value.get_state()
-            return lambda: value.set_state(state)
-        case random.Random():
-            python = value.getstate()
-            return lambda: value.setstate(python)
-        case np.random.Generator():
-            numpy = copy.deepcopy(value.bit_generator.state)
-            return lambda: setattr(value.bit_generator, "state", numpy)
+        case torch.Generator() | random.Random() | np.random.Generator() | np.random.RandomState():
+            return take(value)
         case np.ndarray():
             array = value.copy()
             return lambda: np.copyto(value, array)
