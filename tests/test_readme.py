@@ -35,6 +35,17 @@ def test_range_test_and_one_cycle_in_a_plain_loop():
     assert accuracy > 0.9
 
 
+def test_no_rate_to_choose_in_a_plain_loop():
+    images, labels = map(torch.as_tensor, load_digits().splits["train"])
+    images = images.float().flatten(1) / 255
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True)
+    exec(example("auto"), {"superconv": superconv, "F": F, "model": model, "optimizer": optimizer, "loader": loader})
+    assert (model(images).argmax(1) == labels).float().mean() > 0.95
+
+
 def test_a_task_of_one_s_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images, labels = map(torch.as_tensor, load_digits().splits["train"])
