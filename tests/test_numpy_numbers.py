@@ -1,5 +1,8 @@
 """NumPy's numbers where people have them from np.logspace and the like: all that is stored is plain."""
 
+import json
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,9 @@ from small_tasks import PLAN, kept, quadratic
 from small_tasks import recipe as recipe_of
 from torch import nn
 
-from superconv import Choices, OneCycle, RangeTest, Recipe, fit, train
+from superconv import Choices, Comparison, ImageTask, OneCycle, RangeTest, Recipe, fit, train
+from superconv.specs.run import RunSpec
+from superconv.specs.studies import Balancing
 from superconv.training.hooks import Hook
 
 RATE, STEPS, DECAY = np.logspace(-3, 0, 4)[2], np.int64(40), np.float64(1e-4)
@@ -67,3 +72,15 @@ def test_schedulers_and_range_tests_leave_plain_numbers_in_the_optimizer(tmp_pat
             assert type(optimizer.param_groups[0]["lr"]) is float
     assert {type(lr) for lr in test.curve.lr} == {float}
     assert type(test.curve.max_lr) is float
+
+
+def test_tasks_and_studies_hold_plain_numbers():
+    task = ImageTask(
+        data="digits", train_samples=np.int64(100), validation=np.float64(0.2), model_args=(("width", np.int64(3)),)
+    )
+    spec = RunSpec(task=task, recipe=Recipe(**numbers()), seed=np.int64(3))
+    plain = replace(task, train_samples=100, validation=0.2, model_args=(("width", 3),))
+    same = RunSpec(task=plain, recipe=Recipe(steps=40, batch_size=16, max_lr=float(RATE), weight_decay=1e-4), seed=3)
+    assert spec.hash == same.hash
+    json.dumps([asdict(Comparison(steps=(STEPS, 2 * STEPS), seeds=np.int64(2)))])
+    json.dumps([asdict(Balancing(max_lr=tuple(np.logspace(-2, -1, 2)), weight_decay=np.logspace(-5, -3, 3)))])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from report_files import write_run
@@ -68,6 +69,41 @@ def test_a_small_gain_within_the_spread_is_no_gain_but_a_result():
     assert found.plan == PLAIN
     assert "no other pays" in found.reason
     assert not plan_choice.doubtful(searched(1.1, 1.2), 200_000)
+
+
+def test_a_plan_that_is_faster_but_unsteady_is_no_reason_to_keep_fp32_for_ever():
+    unsteady = timed(BF16, 0.003, 3.7)
+    found = replace(searched(1.0, 1.0), trials=(timed(PLAIN, 0.01, 1.01), unsteady))
+    assert plan_choice.chosen(found, 200_000).plan == PLAIN
+    assert "updates of one plan differ 3.7 times" in plan_choice.doubtful(found, 200_000)
+
+
+def test_a_run_keeps_its_plan_though_a_longer_one_has_timed_all_anew(task, monkeypatch):
+    first, second = replace(searched(1.5, 1.1), compiling_tried=False), searched(1.0, 1.01)
+    results = [first, second]
+    monkeypatch.setattr(plan_search, "_search", lambda *_: results.pop(0))
+    long = replace(RECIPE, steps=2_000_000)
+    assert find_plan(task, replace(RECIPE, steps=20_000), device="cpu").plan == BF16
+    assert find_plan(task, long, device="cpu").plan == PLAIN  # compiling was worth a try
+    assert find_plan(task, replace(RECIPE, steps=20_000), device="cpu").plan == BF16
+    assert find_plan(task, long, device="cpu").plan == PLAIN
+    assert not results
+
+
+def test_fp32_is_timed_in_every_round_since_all_gains_are_over_it():
+    class Contender(SimpleNamespace):
+        def update(self):
+            self.seconds.append(self.pace)
+
+        def trial(self):
+            return self
+
+        def check(self, reference):
+            assert reference is slow
+
+    slow, middle, fast = (Contender(pace=pace, seconds=[]) for pace in (5.0, 3.0, 1.0))
+    plan_search._race([slow, middle, fast], slow, until=float("inf"))
+    assert [len(c.seconds) for c in (slow, middle, fast)] == [plan_search.ROUNDS, 2, plan_search.ROUNDS]
 
 
 def test_a_run_s_page_repeats_it_under_its_plan(tmp_path):

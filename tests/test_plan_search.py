@@ -79,19 +79,16 @@ def test_a_loss_that_refuses_its_input_leaves_the_default(task):
     assert "none could be timed" in found.reason
 
 
-def test_a_result_is_kept_for_the_same_network_and_batch_only(task, tmp_path, monkeypatch):
-    searched = []
-    search = plan_search._search
-    monkeypatch.setattr(plan_search, "_search", lambda *a: searched.append(1) or search(*a))
-    found = find_plan(task, RECIPE, device="cpu", limit=1.0)
-    assert find_plan(task, RECIPE, device="cpu", limit=1.0) == found
-    assert len(searched) == 1
-    find_plan(task, replace(RECIPE, batch_size=16), device="cpu", limit=1.0)
-    assert len(searched) == 2
+def test_a_result_is_kept_for_the_same_network_and_batch_only(task, tmp_path, searches):
+    found = find_plan(task, RECIPE, device="cpu")
+    assert find_plan(task, RECIPE, device="cpu") == found
+    assert len(searches) == 1
+    find_plan(task, replace(RECIPE, batch_size=16), device="cpu")
+    assert len(searches) == 2
     for path in tmp_path.rglob("*.json"):
         path.write_text(path.read_text()[:50])
-    find_plan(task, RECIPE, device="cpu", limit=1.0)
-    assert len(searched) == 3
+    find_plan(task, RECIPE, device="cpu")
+    assert len(searches) == 3
 
 
 def measured(default: ExecutionPlan, *, compiled: bool) -> PlanSearch:

@@ -32,6 +32,35 @@ class Viewing(nn.Module):
         return self.head(x.view(x.shape[0], -1))
 
 
+class ViewingLater(Viewing):
+    """In evaluation only."""
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).relu().flatten(1)) if self.training else super().forward(x)
+
+
+class ViewingInput(nn.Module):
+    """Images without a weight of four dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 3)
+
+    def forward(self, x):
+        return self.head(x.view(x.shape[0], -1))
+
+
+class Volumes(nn.Module):
+    """Weights of five dimensions, which have another format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(1, 2, 3, padding=1), nn.Linear(2 * 192, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x[:, None]).flatten(1))
+
+
 class ViewingSGD(torch.optim.SGD):
     def step(self, closure=None):
         for group in self.param_groups:
@@ -54,6 +83,9 @@ def tolerant():
 
 TASKS = {
     "network": lambda: task_of(Viewing),
+    "evaluation": lambda: task_of(ViewingLater),
+    "input": lambda: task_of(ViewingInput),
+    "volumes": lambda: task_of(Volumes),
     "optimizer": lambda: task_of(tolerant, optimizer=lambda m, r: ViewingSGD(m.parameters(), lr=0.05, momentum=0.9)),
 }
 
@@ -96,3 +128,17 @@ def test_a_network_that_tolerates_channels_last_keeps_it_and_one_that_is_broken_
         assert find_plan(task_of(tolerant), RECIPE, device="cpu").plan.channels_last
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             train(task_of(lambda: nn.Sequential(nn.Flatten(), nn.Linear(5, 3))), RECIPE)
+
+
+def test_a_network_without_images_is_not_trained_to_find_out():
+    updates = []
+
+    class Vectors(nn.Linear):
+        def forward(self, x):
+            updates.append(self.training)
+            return super().forward(x)
+
+    source = TensorSource(torch.randn(64, 4), torch.arange(64) % 3)
+    task = Task(name="vectors", model=lambda: Vectors(4, 3), train=source, validation=None, loss=F.cross_entropy)
+    train(task, RECIPE)
+    assert sum(updates) == RECIPE.steps

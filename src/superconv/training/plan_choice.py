@@ -69,6 +69,8 @@ def chosen(found: PlanSearch, updates: float) -> PlanSearch:
 def doubtful(found: PlanSearch, updates: float) -> str:
     """Why the trials are not to be believed, nor kept; nothing where they are."""
     best, plain = _best(found, updates), found.trials[0]
+    if best is plain:  # perhaps only since another's updates differ so much
+        best = min((t for t in found.trials if not t.plan.compiled), key=lambda trial: trial.pace)
     gain, spread, most = plain.pace / best.pace, _spread(best, plain), MOST[plain.plan.device.partition(":")[0]]
     measured = f"{best.plan.words} measured {gain:.2g} times as fast as plain fp32"
     if gain > most:

@@ -57,10 +57,10 @@ def find_plan(
     """Time a few updates under every plan that this device offers, and take the fastest that trains like fp32.
 
     Trials are kept in the user's cache folder for the same network, batch, machine and versions, and each run chooses
-    among them by its own length; that a run was too short for a search is kept as well, so that it takes the same plan
-    each time. Where rounds do not agree, or a gain is more than the processor can give, as on a machine that others
-    keep busy, plain fp32 is taken and nothing kept. Several processes take the default plan: a search would have to
-    keep them in step.
+    among them by its own length. Those that it chose among are kept for that length too, as is that it was too short
+    for a search, so that it takes the same plan each time, whatever other runs have timed since. Where rounds do not
+    agree, or a gain is more than the processor can give, as on a machine that others keep busy, plain fp32 is taken and
+    nothing kept. Several processes take the default plan: a search would have to keep them in step.
 
     Args:
         task: What will run.
@@ -85,19 +85,17 @@ def find_plan(
         with isolated_rng():
             folder, key = cache_folder() / "plans", _key(task, default.device, batch_size, recipe.optimizer)
             path = folder / f"{key}.json"
-            short = folder / f"{key}-{f'{seconds:g}s' if seconds else recipe.steps * recipe.batch_size}.json"
-            found = _kept(short, default.device) or _kept(path, default.device) if use_cache else None
-            if found and found.trials and doubtful(found, updates_of(found, recipe, seconds)):
-                found = None  # of a version that kept all
-            if found is None or (
-                found.trials and not found.compiling_tried and lasts(found.trials, updates_of(found, recipe, seconds))
-            ):
-                trial = _trial(recipe, batch_size)
-                found = _search(task, trial, default, recipe.steps * recipe.batch_size, seconds, limit)
-                if use_cache and not found.trials:  # or another day's pace might have it searched, and other numbers
-                    files.write_json(short, asdict(found))
-                elif use_cache and not doubtful(found, updates_of(found, recipe, seconds)):
-                    files.write_json(path, asdict(found))
+            own = folder / f"{key}-{f'{seconds:g}s' if seconds else recipe.steps * recipe.batch_size}.json"
+            found = _kept(own, default.device) if use_cache else None
+            if found is None:
+                found = _kept(path, default.device) if use_cache else None
+                if found is None or _outdated(found, updates_of(found, recipe, seconds)):
+                    trial = _trial(recipe, batch_size)
+                    found = _search(task, trial, default, recipe.steps * recipe.batch_size, seconds, limit)
+                sure = not found.trials or not doubtful(found, updates_of(found, recipe, seconds))
+                if use_cache and sure:
+                    for kept in (own, path) if found.trials else (own,):
+                        files.write_json(kept, asdict(found))
     except (RuntimeError, BreakdownError) as error:
         # fp32 may not fit into the memory of a GPU that has enough for bf16.
         reason = f"the default plan: none could be timed ({one_line(error, most=100)})"
@@ -110,11 +108,17 @@ def find_plan(
     return chosen(found, updates_of(found, recipe, seconds))
 
 
+def _outdated(found: PlanSearch, updates: float) -> bool:
+    """Whether a run of so many updates needs other trials: of compiling, or on a machine that is less busy."""
+    return bool(doubtful(found, updates)) or (not found.compiling_tried and lasts(found.trials, updates))
+
+
 def usable(task: Task, recipe: Recipe, plan: ExecutionPlan) -> ExecutionPlan:
     """The plan, or the same with channels_first where the network or its optimizer does not tolerate channels_last.
 
-    A network that calls `.view` after a convolution does not. One update of a few samples tells; where channels_first
-    does no better, the plan stays and the run itself says what is wrong. Several processes keep their plan.
+    A network that calls `.view` after a convolution does not. One update and one evaluation of a few samples tell,
+    where there is anything of four dimensions; where channels_first does no better, the plan stays and the run itself
+    says what is wrong. Several processes keep their plan.
 
     Warns:
         UserWarning: channels_last was dropped.
@@ -122,18 +126,27 @@ def usable(task: Task, recipe: Recipe, plan: ExecutionPlan) -> ExecutionPlan:
     if not plan.channels_last or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return plan
     trial = _trial(recipe, min(recipe.batch_size, TINY_BATCH))
-    other = replace(plan, channels_last=False)
-    with isolated_rng():
-        try:
-            _Contender(task, trial, replace(plan, compiled=None))
-        except (UserError, BreakdownError):
-            return plan
-        except RuntimeError as error:
+    try:
+        with isolated_rng():
+            contender = _Contender(task, trial, replace(plan, compiled=None))
+            if contender.formatted():
+                contender.begin()
+    except (UserError, BreakdownError):
+        return plan
+    except RuntimeError as error:
+        other = replace(plan, channels_last=False)
+        with isolated_rng():
             if not _started(task, trial, [replace(other, compiled=None)]):
                 return plan
-            why = f"it is not tolerated ({one_line(error, most=60)} …); .reshape in place of .view would tolerate it"
-            warnings.warn(f"channels_first is taken in place of channels_last: {why}", stacklevel=2)
-            return other
+        why, advice = one_line(error, most=60), "; .reshape in place of .view would tolerate it"
+        warnings.warn(
+            f"channels_first is taken in place of channels_last: it is not tolerated ({why} …)"
+            f"{advice if 'view' in str(error) else ''}",
+            stacklevel=2,
+        )
+        return other
+    finally:
+        gc.collect()  # as after a search
     return plan
 
 
@@ -151,7 +164,12 @@ class _Contender:
         self._batches = self._trainer.batches()
         self.seconds: list[float] = []
         self.losses: list[float] = []
-        self.first = self._timed()  # with everything that is made once
+
+    def begin(self) -> None:
+        """Make the first update, with everything that is made once, and evaluate: networks may differ in the two."""
+        self.first = self._timed()
+        if not self.plan.compiled:  # which would compile once more
+            self._trainer.evaluate(self._trainer.task.train, samples=TINY_BATCH)
 
     def update(self) -> None:
         self.seconds.append(self._timed())
@@ -160,6 +178,10 @@ class _Contender:
         for mine, theirs in zip(self.losses, reference.losses, strict=False):
             if isfinite(theirs) and not abs(mine - theirs) <= TOLERANCE * abs(theirs):
                 self.refused = f"its loss departs from fp32's: {mine:.4g} against {theirs:.4g}"
+
+    def formatted(self) -> bool:
+        """Whether a memory format makes any difference, and be it that a weight has too many dimensions for one."""
+        return self.images() or any(p.dim() in (4, 5) for p in self._trainer.module.parameters())
 
     def images(self) -> bool:
         return any(tensor.dim() == 4 for tensor in nested.tensors(next(self._batches)[0]))
@@ -189,7 +211,7 @@ def _search(
     cpu = default.device == "cpu"
     task = replace(task, train=task.train.to(default.device))  # once for all
     small = replace(recipe, batch_size=min(asked, SMALL_BATCH)) if cpu else recipe
-    reference = _Contender(task, small, replace(default, precision="32-true", channels_last=False))
+    reference = _begun(task, small, replace(default, precision="32-true", channels_last=False))
     reference.update()
     pace = reference.trial().pace / small.batch_size  # seconds of a sample
     if seconds is not None:
@@ -202,7 +224,7 @@ def _search(
     if cpu:  # so that five updates of each plan, at fp32's pace, fit into the limit
         fits = int(limit / (5 * len(plans) * pace))
         recipe = replace(recipe, batch_size=min(asked, max(SMALL_BATCH, fits)))
-        reference = _Contender(task, recipe, reference.plan)
+        reference = _begun(task, recipe, reference.plan)
         reference.update()
     contenders = [reference, *_started(task, recipe, plans[1:])]
     _race(contenders, reference, began + 0.7 * limit)
@@ -271,6 +293,12 @@ def _bearable(
     return [c.plan for c in tried if not c.refused], [c for c in tried if c.refused], dropped
 
 
+def _begun(task: Task, recipe: Recipe, plan: ExecutionPlan) -> _Contender:
+    contender = _Contender(task, recipe, plan)
+    contender.begin()
+    return contender
+
+
 def _started(
     task: Task, recipe: Recipe, plans: Sequence[ExecutionPlan], errors: dict[str, str] | None = None
 ) -> list[_Contender]:
@@ -278,7 +306,7 @@ def _started(
     started = []
     for plan in plans:
         try:
-            started.append(_Contender(task, recipe, plan))
+            started.append(_begun(task, recipe, plan))
         except (RuntimeError, BreakdownError) as error:  # no kernel, no compiler, no memory for it; a .view
             if errors is not None:
                 errors[plan.words] = one_line(error, most=60)
@@ -289,11 +317,14 @@ def _started(
 
 
 def _race(contenders: Sequence[_Contender], reference: _Contender, until: float) -> None:
-    """Let them take turns until the time is over, those that are clearly slower only at first."""
+    """Let them take turns until the time is over, those that are clearly slower only at first, fp32 always.
+
+    All gains are over fp32: measured at first only, it would take the blame for what another program did then.
+    """
     for lap in range(ROUNDS):
         fastest = min(c.trial().pace for c in contenders)
         for contender in contenders:
-            if lap < 2 or contender.trial().pace < 1.3 * fastest:
+            if lap < 2 or contender is reference or contender.trial().pace < 1.3 * fastest:
                 contender.update()
         for contender in contenders:
             contender.check(reference)
