@@ -44,9 +44,9 @@ class RangeTest:
     verdict = superconv.judge(test.curve)
     ```
 
-    **What is put back**, at the end of the block however it ends: all that `Snapshot` lists. Leave `scheduler.step()`
-    out of the loop, since the test cannot know of it; a scheduler that is attached otherwise stays as it is. So does a
-    `CurvatureEstimate`: attach it within the block, or after.
+    **What is put back**, at the end of the block however it ends: all that `Snapshot` lists, torch's schedulers of the
+    optimizers among them; averages of weights and metrics if they are given as `extra`. A `CurvatureEstimate` stays as
+    it is: attach it within the block, or after.
 
     **What counts as an update**: every optimizer has stepped since the last one. A step that a gradient scaler skipped
     is none, be it skipped by the scaler or within a fused optimizer. Call `record` after the step; of several calls
@@ -83,6 +83,7 @@ class RangeTest:
             mode, as `torch.optim.swa_utils.update_bn` does); they are put back afterwards.
         scaler: The gradient scaler of the loop, to be put back as well.
         loaders: Further loaders whose generators are to be put back; those given to `iterate` are anyway.
+        extra: Whatever else the loop changes and has `state_dict` and `load_state_dict`, to be put back as well.
         seed: Label of the sweep in the curve, to tell repetitions apart.
         stop: Whether a blow-up or a collapse ends the sweep.
         blow_up: How many times the best loss is a blow-up.
@@ -121,6 +122,7 @@ class RangeTest:
         recalibrate_batch_norm: Callable[[], Iterable[Any]] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         loaders: Iterable[object] = (),
+        extra: Iterable[object] = (),
         seed: int = 0,
         stop: bool = True,
         blow_up: float = 4.0,
@@ -148,6 +150,7 @@ class RangeTest:
         self._metric, self._higher_is_better = metric, higher_is_better
         self._evaluate, self._evaluate_every = evaluate, evaluate_every
         self._recalibrate, self._scaler, self._loaders = recalibrate_batch_norm, scaler, list(loaders)
+        self._extra = list(extra)
         planned = steps if evaluate is None else steps // evaluate_every
         self._breakdown = Breakdown(blow_up, window=max(WINDOW, planned // 50)) if stop else None
         self._device = next(p for o in self._optimizers for g in o.param_groups for p in g["params"]).device
@@ -164,7 +167,9 @@ class RangeTest:
         if self._entered:
             raise RuntimeError("a RangeTest is good for one block; make a new one for another sweep")
         self._ratios = _ratios(self._optimizers)
-        self._snapshot = Snapshot([self._model], self._optimizers, scaler=self._scaler, loaders=self._loaders)
+        self._snapshot = Snapshot(
+            [self._model], self._optimizers, scaler=self._scaler, loaders=self._loaders, extra=self._extra
+        )
         self._entered = True
         self._hooks = [o.register_step_pre_hook(lambda *_: self._set_rates()) for o in self._optimizers]
         self._hooks += [o.register_step_post_hook(partial(self._note_step, i)) for i, o in enumerate(self._optimizers)]

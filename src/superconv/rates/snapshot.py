@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from superconv.rates.beside import schedulers_of, take_positions, take_state
 from superconv.rates.generators import generators_of, take
 
 Undo = Callable[[], object]
@@ -36,6 +38,7 @@ class Snapshot:
     - of every optimizer: all of its attributes, so the state, the groups with their hyper-parameters, the hooks, and
       parameters that no module holds,
     - all attributes of the gradient scaler, also halfway through an update,
+    - torch's schedulers of these optimizers, the `epoch` of samplers, the counters of iterable data sets,
     - the generators of torch, NumPy and Python that hang anywhere on the loaders, their samplers, data sets, transforms
       and collate functions,
     - the default generators of torch (CPU and every CUDA device), NumPy and Python.
@@ -50,10 +53,12 @@ class Snapshot:
         optimizers: Any `torch.optim.Optimizer`.
         scaler: A `torch.amp.GradScaler`.
         loaders: Data loaders, or any iterable with `sampler`, `batch_sampler` or `dataset`.
+        extra: Whatever else has `state_dict` and `load_state_dict`: averages of weights, metrics, schedulers.
 
     Copies are made on the device of the original: as much memory as parameters, gradients and optimizer state take.
 
     Raises:
+        TypeError: Something in `extra` has no state.
         ValueError: A lazy module has not seen its first batch, so that there is nothing to put back yet.
     """
 
@@ -63,6 +68,7 @@ class Snapshot:
         optimizers: Iterable[Optimizer] = (),
         scaler: torch.amp.GradScaler | None = None,
         loaders: Iterable[object] = (),
+        extra: Iterable[object] = (),
     ) -> None:
         self._noted: dict[int, tuple[object, Undo]] = {}  # by id; the object itself keeps the id from being reused
         modules, optimizers = list(modules), list(optimizers)
@@ -70,6 +76,9 @@ class Snapshot:
         for module in modules:
             for part in module.modules():
                 self._note_module(part)
+        self._states: list[Undo] = []
+        for thing in (*extra, *(scheduler for optimizer in optimizers for scheduler in schedulers_of(optimizer))):
+            self._note_extra(thing)
         for holder in (*optimizers, *([scaler] if scaler is not None else [])):
             self._note(vars(holder))
         for loader in loaders:
@@ -79,14 +88,30 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back."""
         with torch.no_grad():
+            for put_back in self._states:  # first, as some set the optimizer's rates
+                put_back()
             for _, undo in self._noted.values():
                 undo()
         self._restore_rng()
 
     def add_loader(self, loader: object) -> None:
         """Note the generators of a loader as they are now, unless they are noted already."""
+        if id(loader) not in self._noted:
+            self._noted[id(loader)] = (loader, lambda: None)
+            self._states += take_positions(loader)
         for generator in generators_of(loader):
             self._note(generator)
+
+    def _note_extra(self, thing: object) -> None:
+        if (undo := take_state(thing)) is not None and not isinstance(thing, nn.Module):
+            self._states.append(undo)
+        elif undo is None:
+            raise TypeError(f"extra takes what has state_dict and load_state_dict, not {type(thing).__name__}")
+        for part in thing.modules() if isinstance(thing, nn.Module) else ():
+            self._note_module(part)
+            self._note(vars(part))  # torchmetrics keeps its sums as plain attributes
+        if isinstance(thing, LRScheduler):
+            self._note(vars(thing))
 
     def _note_module(self, module: nn.Module, *, parameters: bool = True) -> None:
         if parameters:
