@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from superconv import CyclicalLR, OneCycle, RangeSweep
+from superconv import CyclicalLR, OneCycle, RangeSweep, ScheduledLR
 from superconv.rates import schedules
 
 
@@ -120,3 +120,27 @@ def test_numpy_s_numbers_do_not_reach_the_optimizer(scheduled):
     torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
     file.seek(0)
     assert torch.load(file, weights_only=True)["scheduler"]["last_epoch"] == 5
+
+
+def test_a_rate_that_numpy_gave_the_optimizer_becomes_plain():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=np.float64(0.1), momentum=0.9)
+    scheduler = ScheduledLR(optimizer, lambda t: np.float64(0.1) / (t + 1))
+    assert {type(value) for value in scheduler.get_lr()} == {float}
+    assert not [name for name, value in optimizer.param_groups[0].items() if type(value).__module__ == "numpy"]
+
+
+def test_asking_for_rates_changes_no_group():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    scheduler = ScheduledLR(optimizer, lambda t: 1.0 / (t + 1))
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.05})
+    assert scheduler.get_lr() == [1.0, 0.5]
+    assert "initial_lr" not in optimizer.param_groups[1]
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.5, 0.25]
+
+
+def test_a_part_of_an_update_is_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    with pytest.raises(ValueError, match="whole number of updates, not 50"):
+        OneCycle(optimizer, 1.0, 50.5)

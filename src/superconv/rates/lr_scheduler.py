@@ -63,7 +63,7 @@ class ScheduledLR(LRScheduler):
                 raise ValueError(f"{type(optimizer).__name__} has neither momentum nor betas to schedule")
             if any(group["lr"] is other["lr"] for other in groups[:i]):  # a tensor that torch lets groups share
                 group["lr"] = _copied(group["lr"])
-            group.setdefault("initial_lr", _copied(group["lr"]))
+            group["initial_lr"] = _copied(group.get("initial_lr", group["lr"]))
         initial = [float(group["initial_lr"]) for group in groups]
         if not isinstance(learning_rate, Sequence) and initial[0] == 0 and any(initial):
             raise ValueError(
@@ -75,9 +75,9 @@ class ScheduledLR(LRScheduler):
         """The rate of each group for the next update, `last_epoch`."""
         groups, t = self.optimizer.param_groups, max(self.last_epoch, 0)
         if isinstance(self._learning_rate, Sequence):
-            rates = [schedule(t) for schedule in self._learning_rate]
+            rates = [float(schedule(t)) for schedule in self._learning_rate]
             return [*rates, *(rates[0] * self._ratio(group) for group in groups[len(rates) :])]
-        rate = self._learning_rate(t)
+        rate = float(self._learning_rate(t))
         return [rate * self._ratio(group) for group in groups]
 
     def step(self, loss: object = None, *, epoch: int | None = None) -> None:  # type: ignore[override]  # torch's takes an epoch
@@ -97,6 +97,8 @@ class ScheduledLR(LRScheduler):
 
     def _apply(self) -> None:
         groups, t = self.optimizer.param_groups, max(self.last_epoch, 0)
+        for group in groups:
+            group.setdefault("initial_lr", _copied(group["lr"]))  # one that was added later
         for i, (group, rate) in enumerate(zip(groups, self.get_lr(), strict=True)):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
@@ -111,7 +113,7 @@ class ScheduledLR(LRScheduler):
 
     def _ratio(self, group: dict[str, Any]) -> float:
         first = float(self.optimizer.param_groups[0]["initial_lr"])
-        return float(group.setdefault("initial_lr", _copied(group["lr"]))) / first if first else 1.0
+        return float(group.get("initial_lr", group["lr"])) / first if first else 1.0
 
 
 class CyclicalLR(ScheduledLR):
@@ -200,4 +202,4 @@ def _of(momentum: Schedule | Sequence[Schedule | None] | None, group: int) -> Sc
 
 
 def _copied(lr: float | torch.Tensor) -> float | torch.Tensor:
-    return lr.clone() if isinstance(lr, torch.Tensor) else lr
+    return lr.clone() if isinstance(lr, torch.Tensor) else float(lr)

@@ -189,8 +189,8 @@ class _WatchedOneCycle(OneCycle):
             raise ValueError("max_lr='auto' goes back to earlier weights and buffers: give model=, the network")
         if base_lr is not None or final_lr is not None or anneal != "linear" or last_epoch != -1:
             raise ValueError("with max_lr='auto' base_lr, final_lr, anneal and last_epoch follow: leave them out")
-        if total_steps < 20:
-            raise ValueError(f"a ramp and a cycle take 20 updates or more, not {total_steps}: give max_lr a rate")
+        if not total_steps >= 20 or total_steps != int(total_steps):
+            raise ValueError(f"a ramp and a cycle take 20 whole updates or more, not {total_steps}: give max_lr a rate")
         self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         self._law = replace(law or RampLaw(), warm=native(warmup), annihilation=native(annihilation))
         self._model, self._seen = model, Observer(model, probe)

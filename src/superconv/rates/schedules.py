@@ -284,6 +284,8 @@ def _cyclical(base_lr: float, max_lr: float, step_size: int, height: Callable[[i
 
 
 def _last(total_steps: int) -> int:
+    if total_steps != int(total_steps):
+        raise ValueError(f"total_steps must be a whole number of updates, not {total_steps}")
     if total_steps < 2:
         raise ValueError(f"total_steps must be at least 2 updates, not {total_steps}")
     return total_steps - 1
