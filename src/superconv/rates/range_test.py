@@ -35,15 +35,6 @@ IDLE_BATCHES = 512  # so many without an update are no gradient accumulation but
 class RangeTest:
     """Raise the learning rate while a loop trains, then put everything back.
 
-    ```python
-    with RangeTest(model, optimizer, max_lr=3.0, steps=1000) as test:
-        for images, labels in test.iterate(loader):
-            loss = F.cross_entropy(model(images), labels)
-            optimizer.zero_grad(); loss.backward(); optimizer.step()
-            test.record(loss)
-    verdict = superconv.judge(test.curve)
-    ```
-
     **What is put back**, at the end of the block however it ends: all that `Snapshot` lists, torch's schedulers of the
     optimizers among them; averages of weights and metrics if they are given as `extra`. A `CurvatureEstimate` stays as
     it is: attach it within the block, or after.
