@@ -186,7 +186,7 @@ def test_a_step_that_a_scaler_skips_is_no_update(digits):
     [
         ({"total_steps": 100}, "give model="),
         ({"total_steps": 10, "model": True}, "take 20 whole updates or more"),
-        ({"total_steps": 100, "model": True, "base_lr": 0.1}, "leave them out"),
+        ({"total_steps": 100, "model": True, "base_lr": 0.1}, "no choice of base_lr: leave that out"),
         ({"total_steps": 100, "model": True, "max_lr": "car"}, "not 'car'"),
         ({"total_steps": 100, "model": True, "max_lr": 0.1}, "belong to max_lr='auto'"),
     ],

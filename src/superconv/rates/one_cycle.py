@@ -173,22 +173,19 @@ class _WatchedOneCycle(OneCycle):
         max_lr: Literal["auto"],
         total_steps: int,
         *,
-        base_lr: None = None,
-        final_lr: None = None,
         warmup: float = 0.45,
         annihilation: float = 0.1,
-        anneal: Anneal = "linear",
         momentum: tuple[float, float] | Literal["auto"] | None = "auto",
         model: nn.Module | None = None,
         probe: Callable[[], Tensor] | None = None,
         snapshots: Literal["device", "cpu"] = "device",
         law: RampLaw | None = None,
-        last_epoch: int = -1,
+        **others: Any,
     ) -> None:
         if model is None:
             raise ValueError("max_lr='auto' goes back to earlier weights and buffers: give model=, the network")
-        if base_lr is not None or final_lr is not None or anneal != "linear" or last_epoch != -1:
-            raise ValueError("with max_lr='auto' base_lr, final_lr, anneal and last_epoch follow: leave them out")
+        if others:
+            raise ValueError(f"with max_lr='auto' there is no choice of {', '.join(others)}: leave that out")
         if not total_steps >= 20 or total_steps != int(total_steps):
             raise ValueError(f"a ramp and a cycle take 20 whole updates or more, not {total_steps}: give max_lr a rate")
         self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)

@@ -5,7 +5,7 @@ aside (the probe) where there is one; it answers with the rate of the next updat
 nothing, keep it, or go back to a network that was kept. It knows no optimizer and no tensor, so made curves test it and
 stored ramps replay it.
 
-**Ramp.** The rate rises by a constant factor from where an update is a thousandth of the weights. Until it ends, the
+**Ramp.** The rate rises by a constant factor from where an update is far too small to harm. Until it ends, the
 network is kept wherever the watched loss is lower than ever. SGD is watched by the smoothed training losses: momentum's
 overshoot makes a probe rise early and fall again. Adaptive optimizers are watched by the probe: their training losses
 read the peak of a transformer or of a fine-tuning three to four times too high.
