@@ -317,7 +317,7 @@ def test_doctor_times_plans_and_says_when_compiling_was_not_tried(capsys, monkey
         (["fit", "digits", "--resume"], "--out"),
         (["fit", "digits", "--out", "."], "working folder"),
         (["fit", "digits", "--out", "afile", "--max-lr", "0.1"], "afile is a file, not a folder"),
-        (["fit", "digits", "--optimizer", "Muon", "--max-lr", "0.1"], "Muon cannot be made"),
+        (["fit", "digits", "--optimizer", "SparseAdam", "--max-lr", "0.1"], "SparseAdam takes sparse gradients only"),
         (["fit", "digits", "--momentum", "-0.1"], "momentum"),
         (["fit", "digits", "--max-lr", "nan"], "max_lr"),
         (["fit", "digits", "--epochs", "-5"], "epochs must be a number above 0"),

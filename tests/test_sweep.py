@@ -44,7 +44,7 @@ class Net(nn.Module):
 
     def forward(self, images):
         self.calls += 1
-        if self.calls == 8 or self.fault == "wait":
+        if self.calls == 8 or (self.fault == "wait" and self.calls > 8):  # trials before a training are shorter
             getattr(self, self.fault or "fine")()
         return self.layer(images.flatten(1))
 
