@@ -36,6 +36,15 @@ def _shared(folder: str) -> Path:
     return path
 
 
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch) -> None:
+    """A cache of data sets that no other test has filled."""
+    from superconv.data.reading import parquet
+
+    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
+    parquet._arrow_folder.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def shared_logs() -> Path:
     """The author's Caffe logs as CSV, with INDEX.csv."""

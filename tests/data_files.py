@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+
+from superconv.data import load
+from superconv.errors import UserError
 
 
 def picture(value: int, size: tuple[int, int] = (6, 5), mode: str = "RGB", form: str = "PNG") -> bytes:
@@ -47,3 +51,11 @@ def write_folder(root: Path, counts: dict[str, int], **options) -> Path:
         for index, data in enumerate(pictures(count, **options)):
             (root / folder / f"{index:03}.png").write_bytes(data)
     return root
+
+
+def refused(path, **options) -> str:
+    """The one line with which a set is refused."""
+    with pytest.raises(UserError) as caught:
+        load(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

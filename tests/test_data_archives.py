@@ -4,24 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from data_files import picture, write_folder
+from data_files import picture, refused, write_folder
 from PIL import Image
 
 from superconv.data import load
 from superconv.data.reading.decode import image_endings
-from superconv.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def refused(path, **options):
-    with pytest.raises(UserError) as caught:
-        load(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def counts(path, **options):

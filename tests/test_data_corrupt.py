@@ -5,24 +5,13 @@ from pathlib import Path
 
 import pytest
 import tyro
-from data_files import picture, pictures, write_folder, write_parquet
+from data_files import picture, pictures, refused, write_folder, write_parquet
 
 from superconv.commands import options
 from superconv.data import load
-from superconv.errors import UserError
 from superconv.report.words import score
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def refused(path, **options):
-    with pytest.raises(UserError) as caught:
-        load(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def damaged(root: Path) -> list[str]:

@@ -1,27 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from data_files import picture, pictures, write_folder, write_parquet
+from data_files import picture, pictures, refused, write_folder, write_parquet
 
 from superconv.data import load
 from superconv.data.reading import cache as cache_module
-from superconv.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.delenv("SUPERCONV_DATA", raising=False)
-    from superconv.data.reading import parquet
-
-    parquet._arrow_folder.cache_clear()
-
-
-def refused(path, **options):
-    with pytest.raises(UserError) as caught:
-        load(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def values(source):

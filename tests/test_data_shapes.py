@@ -14,10 +14,7 @@ from superconv.errors import UserError
 from superconv.models import create
 from superconv.runs.classifier import Classifier
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def marked(root, count=10):

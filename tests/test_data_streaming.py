@@ -8,10 +8,7 @@ from superconv.data import Augmentation, Order, StreamedImages, in_order, load
 from superconv.data.streaming import RandomCrop
 from superconv.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def streamed(path, **options):

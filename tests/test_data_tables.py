@@ -5,24 +5,14 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_files import pictures, write_parquet
+from data_files import pictures, refused, write_parquet
 
 from superconv.data import load
-from superconv.errors import UserError
 
 CLASSES = ["cat", "dog"]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def refused(path, **options):
-    with pytest.raises(UserError) as caught:
-        load(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def pairs(source):

@@ -13,6 +13,7 @@ from superconv.data.source import TensorSource
 from superconv.recipe import Recipe
 from superconv.training.hooks import Hook
 from superconv.training.loop import train
+from superconv.training.optimizers import make
 from superconv.training.task import Task
 
 
@@ -167,3 +168,12 @@ def test_muon_has_a_partner_for_vectors_that_keeps_its_ratio():
     assert muon.param_groups[0]["lr"] == adam.param_groups[0]["lr"]
     with pytest.raises(UserError, match="two dimensions"):
         task.optimizers(nn.LayerNorm(4), recipe)
+
+
+def test_what_an_optimizer_refuses_is_said_in_one_line():
+    recipe = Recipe(max_lr=0.1, steps=20, batch_size=8, optimizer="Adadelta", optimizer_args={"rho": 2.0})
+    with pytest.raises(
+        UserError, match="Adadelta cannot be made with this model and these settings: Invalid rho"
+    ) as it:
+        make(nn.Linear(2, 1), recipe)
+    assert "\n" not in str(it.value)

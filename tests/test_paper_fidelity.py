@@ -50,9 +50,7 @@ PAPER_TASK = ImageTask(
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("SUPERCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def triangular(t: int, base: float, peak: float, stepsize: int) -> float:

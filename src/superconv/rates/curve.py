@@ -203,8 +203,7 @@ class Curve:
         empty: tuple[float | None, ...] = (None,) * len(rows)
         columns: dict[str, Any] = dict.fromkeys(_PREFERRED, empty)
         columns[column] = tuple(row.value for row in rows)
-        lower = is_loss or "error" in name or not LOWER.isdisjoint(re.findall("[a-z]+", name))
-        higher = not lower if higher_is_better is None else higher_is_better
+        higher = not lower_is_better(name) if higher_is_better is None else higher_is_better
         bare = name.removeprefix("train_").removeprefix("test_").removeprefix("validation_").removeprefix("val_")
         return cls(
             lr=tuple(row.lr for row in rows),
@@ -214,6 +213,16 @@ class Curve:
             higher_is_better=higher,
             **columns,
         )
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a metric's name reads as that of one which is better when lower.
+
+    >>> lower_is_better("val_loss"), lower_is_better("top5_error"), lower_is_better("accuracy")
+    (True, True, False)
+    """
+    name = name.lower()
+    return "loss" in name or "error" in name or not LOWER.isdisjoint(re.findall("[a-z]+", name))
 
 
 def merge(curves: Sequence[Curve]) -> Curve:

@@ -1,7 +1,6 @@
 """Networks that a run may go back to: copies of what an update can change, put back in place."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,21 +76,3 @@ def _put_back(states: Any, parameter: Tensor, kept: dict[str, Any]) -> None:
             there.copy_(value)
         else:
             state[name] = value.to(parameter.device).clone() if isinstance(value, Tensor) and value.ndim else value
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put back generators, buffers and the modes of all modules after the block."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(1234)  # the same dropout each time
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
-            for module, training in modes:
-                module.training = training

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from superconv.rates.collapse import tells_apart
-from superconv.rates.kept import parameters_of, untouched
+from superconv.rates.kept import parameters_of
+from superconv.rates.snapshot import probing
+
+PROBE_SEED = 1234  # of the dropout of all probes, which is the same each time
 
 
 class Observer:
@@ -64,7 +67,8 @@ class Observer:
         """The probe's loss: no gradient is computed; generators, buffers and modes come back."""
         assert self._probe is not None
         self.probes += 1
-        with untouched(self._model), torch.no_grad():
+        with probing(self._model), torch.no_grad():
+            torch.manual_seed(PROBE_SEED)
             try:
                 return self.shared(self._probe())
             except (ArithmeticError, ValueError):  # a loss that refuses outputs that are not finite

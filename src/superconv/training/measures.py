@@ -1,6 +1,5 @@
 """Losses and metrics of a batch, weighted by what they count: means over uneven parts cannot be averaged."""
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from superconv import nested
 from superconv.errors import UserError
-from superconv.rates.curve import LOWER
 
 Loss = Callable[..., Any]
 """(output, target) → mean loss, (sum, count), or a tensor with the loss of each sample or element."""
@@ -32,12 +30,6 @@ class Measured(NamedTuple):
     def weighted(self) -> Tensor:
         """The mean times its share, so that parts can be added up."""
         return self.mean if self.share is None else self.mean * self.share
-
-
-def falls(name: str) -> bool:
-    """Whether a metric's name reads as that of one which is better when lower."""
-    name = name.lower()
-    return "loss" in name or "error" in name or not LOWER.isdisjoint(re.findall("[a-z]+", name))
 
 
 def logits_of(output: Any) -> Tensor:

@@ -15,13 +15,14 @@ from superconv.data import ImageData, Source, as_source
 from superconv.data.augment import Augmentation
 from superconv.data.source import SplitBatch
 from superconv.errors import UserError
+from superconv.rates.curve import lower_is_better
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.traits import Traits, traits_of
 from superconv.recipe import Recipe
 from superconv.specs.image_task import ImageTask
 from superconv.training import optimizers
 from superconv.training.calling import LAZY_SAMPLES, Predict, call_model, make_lazy
-from superconv.training.measures import Loss, Metric, accuracy, falls
+from superconv.training.measures import Loss, Metric, accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class Task:
             if (data := getattr(self, name)) is not None or name == "train":
                 object.__setattr__(self, name, as_source(data, split=self.batch))
         if self.higher_is_better is None:
-            if self.metric is not None and falls(self.metric_name):
+            if self.metric is not None and lower_is_better(self.metric_name):
                 raise UserError(
                     f"the metric {self.metric_name!r} reads as better when lower: say higher_is_better=False (or True)"
                 )
