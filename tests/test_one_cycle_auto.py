@@ -1,6 +1,8 @@
 """`OneCycle(max_lr="auto")` in plain loops: the run's own ramp is the range test."""
 
 import io
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -219,3 +221,71 @@ def test_a_longer_run_holds_its_last_rate(digits):
         rates = updates(model, optimizer, scheduler, digits, 40, 44)
     assert len({round(rate, 12) for rate in rates[1:]}) == 1
     assert sum("made for 40 updates" in str(each.message) for each in said) == 1
+
+
+TWO = """
+import gc, sys
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from superconv import OneCycle
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+optimizer = KIND(model.parameters(), lr=1e-3)
+parallel = torch.nn.parallel.DistributedDataParallel(model)
+draw = torch.Generator().manual_seed(rank)
+x0 = torch.randn(64, 4, generator=draw)
+probe = lambda: F.mse_loss(model(x0), x0.sum(1, keepdim=True))
+scheduler = OneCycle(optimizer, "auto", 60, model=parallel, probe=probe)
+for _ in range(60):
+    x = torch.randn(8, 4, generator=draw)
+    loss = F.mse_loss(parallel(x), x.sum(1, keepdim=True))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    scheduler.step(loss)
+sys.stdout.write(f"rank {rank}: {scheduler.max_lr} {scheduler.events} {model[0].weight.sum().item()}\\n")
+del parallel, scheduler
+dist.destroy_process_group()
+gc.collect()  # the last reference to the group joins gloo's threads; one that still works while Python ends aborts it
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_two_processes_decide_alike(tmp_path, kind):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.replace("KIND", f"torch.optim.{kind}"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert told["rank 0"] == told["rank 1"]
+    assert "The peak is" in told["rank 0"]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_scaled_loss_in_bf16_finds_about_the_same_peak(digits, kind):
+    peaks = []
+    for scale in (None, 2.0**10):
+        model = network()
+        optimizer = optimizer_of(model, kind)
+        scheduler = OneCycle(optimizer, "auto", 100, model=model)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for t in range(100):
+            picked = torch.randperm(len(digits[0]), generator=torch.Generator().manual_seed(t))[:64]
+            with torch.autocast("cpu", torch.bfloat16, enabled=scale is not None):
+                loss = F.cross_entropy(model(digits[0][picked]), digits[1][picked])
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step(loss)
+        assert accuracy(model, digits) > 0.9
+        peaks.append(scheduler.max_lr)
+    assert 0.5 < peaks[0] / peaks[1] < 2

@@ -50,16 +50,16 @@ class Observer:
         return self.shared(size), self.shared(unit)
 
     def alike(self, *, look: bool) -> bool:
-        """Whether all outputs of the last training batch are the same; they are forgotten, looked at or not."""
+        """Whether all outputs of the last batch are the same, in all processes; in any case they are forgotten."""
         outputs, self._outputs = self._outputs, None
-        return look and outputs is not None and not tells_apart(outputs)
+        return look and self.shared(float(outputs is not None and not tells_apart(outputs))) == 1.0
 
     def shared(self, value: Tensor | float) -> float:
         """The mean over all processes, so that all decide alike."""
         number = float(value)
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return number
-        tensor = torch.tensor(number, device=value.device if isinstance(value, Tensor) else None)
+        tensor = torch.tensor(number, device=next(self._model.parameters()).device)
         dist.all_reduce(tensor)
         return float(tensor) / dist.get_world_size()
 
