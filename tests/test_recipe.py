@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from superconv.errors import UserError
 from superconv.recipe import Recipe, plain
+from superconv.specs.image_task import ImageTask
+from superconv.specs.run import RunSpec
 from superconv.training import optimizers
 
 
@@ -23,7 +25,7 @@ TEXT = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]))
     steps=st.integers(20, 10_000),
     max_lr=st.floats(1e-8, 1e3),
     decay=st.floats(0, 1),
-    schedule=st.sampled_from(["one_cycle", "piecewise", "cosine", "constant"]),
+    schedule=st.sampled_from(["one_cycle", "piecewise", "cosine", "linear", "warmup_stable_decay", "constant"]),
     reasons=st.dictionaries(TEXT.filter(bool), TEXT),
 )
 def test_yaml_round_trip(tmp_path_factory, steps, max_lr, decay, schedule, reasons):
@@ -81,8 +83,37 @@ def test_record_preset_is_the_design_s():
 
 
 def test_other_schedules_keep_the_momentum():
-    for name in ("piecewise", "cosine", "constant"):
+    for name in ("piecewise", "cosine", "linear", "warmup_stable_decay", "constant"):
         assert recipe(schedule=name).momentum_schedule() is None
+
+
+@pytest.mark.parametrize("schedule", ["piecewise", "cosine", "linear", "warmup_stable_decay", "constant"])
+def test_every_schedule_that_is_no_cycle_takes_a_ramp(schedule):
+    plain, ramped = (recipe(schedule=schedule, ramp=ramp).learning_rate() for ramp in (0.0, 0.1))
+    assert plain(0) == ramped(10) == 1.0
+    assert [ramped(t) for t in (0, 5)] == [0.0, 0.5]
+    assert ramped(99) == pytest.approx(plain(99))
+
+
+def test_a_cycle_rises_by_its_warmup_alone():
+    for schedule in ("one_cycle", "triangular"):
+        with pytest.raises(UserError, match="give warmup in place of ramp"):
+            recipe(schedule=schedule, ramp=0.1)
+    with pytest.raises(UserError, match="ramp is a fraction"):
+        recipe(schedule="cosine", ramp=1.0)
+
+
+def test_the_cooldown_has_a_length_and_a_shape():
+    made = recipe(schedule="warmup_stable_decay", steps=101, cooldown=1.0, cooldown_anneal="sqrt")
+    assert made.learning_rate()(25) == pytest.approx(0.5)
+    with pytest.raises(UserError, match="anneal must be one of"):
+        recipe(schedule="warmup_stable_decay", cooldown_anneal="zigzag")
+
+
+def test_fields_that_came_later_do_not_change_the_name_of_a_run():
+    known = RunSpec(task=ImageTask(data="digits"), recipe=recipe())
+    assert not {"ramp", "cooldown", "cooldown_anneal", "dropout"} & known.plain()["recipe"].keys()
+    assert RunSpec(task=ImageTask(data="digits"), recipe=recipe(schedule="cosine", ramp=0.1)).plain()["recipe"]["ramp"]
 
 
 def test_piecewise_is_the_paper_s_baseline():

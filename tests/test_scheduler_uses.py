@@ -66,7 +66,7 @@ def test_a_copy_goes_on_by_itself(copied):
         schedules.cyclical_momentum(100),
         schedules.exp_range(0.1, 1.0, 10, gamma=0.99),
         schedules.piecewise_constant(0.1, (10, 20)),
-        schedules.cosine(100, 0.5, warmup_steps=10),
+        schedules.cosine(100, 0.5, warmup=0.1),
         schedules.join([schedules.constant(0.1), schedules.cosine(50, 1.0)], [50]),
     ],
 )

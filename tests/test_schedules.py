@@ -2,6 +2,7 @@
 
 import csv
 import math
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_cosine_is_torch_s():
         assert lr(t) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         scheduler.step()
-    warm = s.cosine(100, 2.0, warmup_steps=10)
+    warm = s.cosine(100, 2.0, warmup=0.1)
     assert (warm(0), warm(5), warm(10), warm(99), warm(500)) == (0.0, 1.0, 2.0, 0.0, 0.0)
 
 
@@ -108,6 +109,31 @@ def test_warmup_stable_decay():
     lr = s.warmup_stable_decay(100, 1.0, warmup=0.1, decay=0.2, final_lr=0.01)
     assert (lr(0), lr(5), lr(10), lr(80), lr(99), lr(100)) == (0.0, 0.5, 1.0, 1.0, 0.01, 0.01)
     assert s.warmup_stable_decay(100, 1.0, warmup=0)(0) == 1.0
+
+
+def test_linear_is_torch_s():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=99)
+    lr = s.linear(100, 2.0, final_lr=0.1)
+    for t in range(100):
+        assert lr(t) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    warm = s.linear(100, 2.0, warmup=0.5)
+    assert [warm(t) for t in (0, 25, 50, 99, 500)] == [0.0, 1.0, 2.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("anneal", "middle"), [("linear", 0.5), ("cosine", 0.5), ("sqrt", 1 - 0.5**0.5)])
+def test_warmup_stable_decay_falls_in_three_shapes(anneal, middle):
+    lr = s.warmup_stable_decay(101, 1.0, warmup=0.1, decay=21 / 101, anneal=anneal)
+    assert [lr(t) for t in (0, 5, 10, 80, 90, 100, 200)] == pytest.approx([0, 0.5, 1, 1, middle, 0, 0])
+    assert s.simulate(lr, 101)[80:] == sorted(s.simulate(lr, 101)[80:], reverse=True)
+    assert pickle.loads(pickle.dumps(lr))(90) == lr(90)
+
+
+def test_warmed_up_schedules_rise_from_zero_and_then_are_themselves():
+    lr = s.warmed_up(s.piecewise_constant(1.0, [50]), 10)
+    assert [lr(t) for t in (0, 5, 10, 49, 50)] == pytest.approx([0, 0.5, 1, 1, 0.1])
 
 
 def test_join_counts_each_schedule_from_its_own_start():
@@ -133,8 +159,12 @@ def test_join_counts_each_schedule_from_its_own_start():
         lambda: s.exponential_range(10, 1.0, start_lr=0.0),
         lambda: s.piecewise_constant(0.1, [50, 20]),
         lambda: s.piecewise_constant(math.nan, [50]),
-        lambda: s.cosine(10, 1.0, warmup_steps=9),
+        lambda: s.cosine(10, 1.0, warmup=0.9),
         lambda: s.warmup_stable_decay(100, 1.0, warmup=0.7, decay=0.5),
+        lambda: s.cosine(100, 1.0, warmup=0.001),
+        lambda: s.linear(10, 1.0, warmup=-0.1),
+        lambda: s.warmed_up(s.constant(1.0), 0),
+        lambda: s.warmup_stable_decay(100, 1.0, anneal="zigzag"),
         lambda: s.join([s.constant(1)], [5]),
         lambda: s.join([s.constant(1), s.constant(2)], [0]),
     ],

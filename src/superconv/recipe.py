@@ -13,7 +13,11 @@ from superconv.errors import UserError, above, at_least
 from superconv.rates import schedules
 from superconv.rates.schedules import Schedule
 
-ScheduleName = Literal["one_cycle", "piecewise", "cosine", "constant", "triangular"]
+ScheduleName = Literal["one_cycle", "piecewise", "cosine", "linear", "warmup_stable_decay", "constant", "triangular"]
+CYCLES = ("one_cycle", "triangular")
+"""Schedules that rise by themselves."""
+LATER = {"dropout": None, "ramp": 0.0, "cooldown": 0.2, "cooldown_anneal": "linear"}
+"""Fields of a recipe, with their defaults, that runs from before them lack: no part of a run's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +40,22 @@ class Recipe:
     max_lr: float
     """Largest learning rate: the peak of the cycle, or the initial rate of the other schedules."""
     schedule: ScheduleName = "one_cycle"
-    """`one_cycle`, `piecewise` (×0.1 at 5/8 and 7/8 of the run, the paper's baseline), `cosine`, `constant`, or Caffe's
+    """`one_cycle`, `piecewise` (×0.1 at 5/8 and 7/8 of the run, the paper's baseline), `cosine`, `linear` and
+    `warmup_stable_decay`, which fall to final_lr, the latter in the last `cooldown` of the run, `constant`, or Caffe's
     `triangular`: linearly from base_lr to the peak and back, as in the paper's logged runs, in as many whole cycles as
     come nearest to a rise of `warmup` of the run; with 1 it only rises, and from base_lr 0 it is their range test."""
     base_lr: float | None = None
     """Rate at both feet of the cycle; max_lr / 10 if not given."""
     final_lr: float | None = None
-    """Rate of the last update; base_lr / 100 if not given (for `cosine`: 0)."""
+    """Rate of the last update; base_lr / 100 if not given, and 0 for schedules that are no cycles."""
     warmup: float = 0.45
-    """Fraction of the run in which the rate rises to its peak."""
+    """Fraction of the run in which the rate of a cycle rises to its peak."""
+    ramp: float = 0.0
+    """Fraction of the run in which the rate of any other schedule rises from 0."""
+    cooldown: float = 0.2
+    """Fraction of the run, at its end, in which the rate of `warmup_stable_decay` falls."""
+    cooldown_anneal: Literal["linear", "cosine", "sqrt"] = "linear"
+    """Shape of that fall; `sqrt` is 1 − √x."""
     annihilation: float = 0.1
     """Fraction of the run, at its end, in which the rate falls below base_lr; 0 lets the cycle end at final_lr."""
     anneal: Literal["linear", "cosine"] = "linear"
@@ -81,6 +92,10 @@ class Recipe:
         above(0, max_lr=self.max_lr, clip_norm=self.clip_norm)
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size {self.batch_size} does not divide into {self.accumulate} parts (accumulate)")
+        if not 0 <= self.ramp < 1:
+            raise UserError(f"ramp is a fraction of the run, in [0, 1), not {self.ramp}")
+        if self.ramp and self.schedule in CYCLES:
+            raise UserError(f"{self.schedule} rises by itself: give warmup in place of ramp")
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum must be in [0, 1), not {self.momentum}")
         if self.dropout is not None and not 0 <= self.dropout <= 1:
@@ -121,11 +136,24 @@ class Recipe:
             base_lr = self.max_lr / 10 if self.base_lr is None else self.base_lr
             rise = 0.5 / max(1, round(0.5 / self.warmup)) if 0 < self.warmup < 1 else self.warmup
             return schedules.triangular(base_lr, self.max_lr, round(self.steps * rise))
-        if self.schedule == "piecewise":
-            return schedules.piecewise_constant(self.max_lr, (round(self.steps * 5 / 8), round(self.steps * 7 / 8)))
+        final = self.final_lr or 0.0
         if self.schedule == "cosine":
-            return schedules.cosine(self.steps, self.max_lr, final_lr=self.final_lr or 0.0)
-        return schedules.constant(self.max_lr)
+            return schedules.cosine(self.steps, self.max_lr, final_lr=final, warmup=self.ramp)
+        if self.schedule == "linear":
+            return schedules.linear(self.steps, self.max_lr, final_lr=final, warmup=self.ramp)
+        if self.schedule == "warmup_stable_decay":
+            return schedules.warmup_stable_decay(
+                self.steps,
+                self.max_lr,
+                warmup=self.ramp,
+                decay=self.cooldown,
+                final_lr=final,
+                anneal=self.cooldown_anneal,
+            )
+        flat = schedules.constant(self.max_lr)
+        if self.schedule == "piecewise":
+            flat = schedules.piecewise_constant(self.max_lr, (round(self.steps * 5 / 8), round(self.steps * 7 / 8)))
+        return schedules.warmed_up(flat, max(1, round(self.ramp * self.steps))) if self.ramp else flat
 
     def momentum_schedule(self) -> Schedule | None:
         """Momentum as a function of the update; none if it stays as the optimizer was made with."""

@@ -232,9 +232,16 @@ class Compare:
     min_momentum: float | None = None
     """Momentum at the peak of the cycle."""
     final_lr: float | None = None
-    """Rate of the last update of one_cycle and cosine; none takes a thousandth of the cycle's peak, and 0."""
+    """Rate of the last update; none takes a thousandth of the peak for one_cycle, and 0 for schedules that are no
+    cycle."""
     warmup: float = 0.45
     """Fraction of the run in which a cycle rises."""
+    ramp: float = 0.0
+    """Fraction of the run in which the rate of every schedule that is no cycle rises from 0."""
+    cooldown: float = 0.2
+    """Fraction of the run, at its end, in which the rate of warmup_stable_decay falls."""
+    cooldown_anneal: Literal["linear", "cosine", "sqrt"] = "linear"
+    """Shape of that fall; sqrt is 1 − √x."""
     annihilation: float = 0.1
     """Fraction of the run, at its end, in which a cycle falls below its base rate."""
     nesterov: bool = False

@@ -33,8 +33,12 @@ def compare(command: options.Compare, line: str) -> None:
         steps=max(first.steps),
         batch_size=command.batch_size,
         max_lr=1.0,
+        schedule="constant",  # each of those that are compared takes its place
         final_lr=command.final_lr,
         warmup=command.warmup,
+        ramp=command.ramp,
+        cooldown=command.cooldown,
+        cooldown_anneal=command.cooldown_anneal,
         annihilation=command.annihilation,
         momentum=command.momentum,
         min_momentum=command.min_momentum,

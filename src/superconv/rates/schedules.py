@@ -14,11 +14,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from itertools import pairwise
-from math import cos, isfinite, pi
-from typing import Literal, ParamSpec
+from math import cos, isfinite, pi, sqrt
+from typing import Literal, ParamSpec, get_args
 
 Schedule = Callable[[int], float]
 Anneal = Literal["linear", "cosine"]
+Cooldown = Literal["linear", "cosine", "sqrt"]
 P = ParamSpec("P")
 
 
@@ -178,21 +179,44 @@ def piecewise_constant(lr: float, boundaries: Sequence[int], *, gamma: float = 0
 
 
 @_picklable
-def cosine(total_steps: int, max_lr: float, *, final_lr: float = 0.0, warmup_steps: int = 0) -> Schedule:
-    """A linear rise from 0 over `warmup_steps`, then half a cosine to `final_lr` (arXiv 1608.03983)."""
-    _check(max_lr=max_lr, final_lr=final_lr)
-    last = _last(total_steps)
-    if not 0 <= warmup_steps < last:
-        raise ValueError(f"warmup_steps must be from 0 to below {last}, not {warmup_steps}")
-    decay = _through([0, last - warmup_steps], [max_lr, final_lr], "cosine")
-    return join([_rise(max_lr, warmup_steps), decay], [warmup_steps]) if warmup_steps else decay
+def cosine(total_steps: int, max_lr: float, *, final_lr: float = 0.0, warmup: float = 0.0) -> Schedule:
+    """A linear rise from 0 over the first `warmup` of the run, then half a cosine to `final_lr` (arXiv 1608.03983).
+
+    Raises:
+        ValueError: A value is negative or not finite, `warmup` is no fraction below 1, or the run too short for it.
+    """
+    return _decay(total_steps, max_lr, final_lr, warmup, "cosine")
+
+
+@_picklable
+def linear(total_steps: int, max_lr: float, *, final_lr: float = 0.0, warmup: float = 0.0) -> Schedule:
+    """A linear rise from 0 over the first `warmup` of the run, then a straight fall to `final_lr`.
+
+    Raises:
+        ValueError: As `cosine`.
+    """
+    return _decay(total_steps, max_lr, final_lr, warmup, "linear")
+
+
+@_picklable
+def warmed_up(schedule: Schedule, steps: int) -> Schedule:
+    """The same schedule, times a linear rise from 0 over its first `steps` updates."""
+    if steps < 1:
+        raise ValueError(f"a rise takes at least 1 update, not {steps}")
+    return lambda t: schedule(t) * min(1.0, t / steps)
 
 
 @_picklable
 def warmup_stable_decay(
-    total_steps: int, max_lr: float, *, warmup: float = 0.05, decay: float = 0.2, final_lr: float = 0.0
+    total_steps: int,
+    max_lr: float,
+    *,
+    warmup: float = 0.05,
+    decay: float = 0.2,
+    final_lr: float = 0.0,
+    anneal: Cooldown = "linear",
 ) -> Schedule:
-    """A linear rise from 0, a plateau, a linear fall (arXiv 2405.18392).
+    """A linear rise from 0, a plateau, a fall (arXiv 2405.18392).
 
     Args:
         total_steps: Updates of the whole run, N.
@@ -200,6 +224,7 @@ def warmup_stable_decay(
         warmup: Fraction of the run that rises.
         decay: Fraction of the run that falls.
         final_lr: Rate of update N−1, if there is a decay.
+        anneal: Shape of the fall: straight, half a cosine, or `"sqrt"`: 1 − √x, which that paper found best.
 
     Raises:
         ValueError: Fractions outside [0, 1] or above 1 together, or a run too short for them.
@@ -211,8 +236,9 @@ def warmup_stable_decay(
     times = [0, *(min(last, round(total_steps * share)) for share in (warmup, 1 - decay)), last]
     if times[1] > times[2] or (warmup and times[1] == 0) or (decay and times[2] == last):
         raise ValueError(f"{total_steps} updates are too few for phases that end at updates {times}: take more")
-    values = [0.0 if times[1] else max_lr, max_lr, max_lr, final_lr if decay else max_lr]
-    return _through(times, values, "linear")
+    fall = _through([0, last - times[2]], [max_lr, final_lr if decay else max_lr], anneal)
+    rise = _through([0, times[1]], [0.0 if times[1] else max_lr, max_lr], "linear")
+    return lambda t: rise(t) if t < times[2] else fall(t - times[2])
 
 
 @_picklable
@@ -233,21 +259,26 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     return schedule
 
 
-def _rise(max_lr: float, steps: int) -> Schedule:
-    return lambda t: max_lr * t / steps
+def _decay(total_steps: int, max_lr: float, final_lr: float, warmup: float, anneal: Anneal) -> Schedule:
+    _check(max_lr=max_lr, final_lr=final_lr, warmup=warmup)
+    last, peak = _last(total_steps), round(total_steps * warmup)
+    if peak >= last or (warmup and peak == 0):
+        raise ValueError(f"{total_steps} updates are too few for a fall after a rise of {warmup:.0%} (warmup) of them")
+    fall = _through([0, last - peak], [max_lr, final_lr], anneal)
+    return lambda t: max_lr * t / peak if t < peak else fall(t - peak)
 
 
-def _through(times: Sequence[int], values: Sequence[float], anneal: Anneal) -> Schedule:
+def _through(times: Sequence[int], values: Sequence[float], anneal: Cooldown) -> Schedule:
     """Values hit exactly at their times, annealed between them, held outside."""
-    if anneal not in ("linear", "cosine"):
-        raise ValueError(f"anneal must be linear or cosine, not {anneal!r}")
+    if anneal not in get_args(Cooldown):
+        raise ValueError(f"anneal must be one of {', '.join(get_args(Cooldown))}, not {anneal!r}")
 
     def schedule(t: int) -> float:
         i = bisect_right(times, t) - 1
         if i < 0 or i >= len(times) - 1 or t == times[i]:
             return values[max(i, 0)]
         x = (t - times[i]) / (times[i + 1] - times[i])
-        share = x if anneal == "linear" else (1 - cos(pi * x)) / 2
+        share = x if anneal == "linear" else (1 - cos(pi * x)) / 2 if anneal == "cosine" else sqrt(x)
         return values[i] + (values[i + 1] - values[i]) * share
 
     return schedule

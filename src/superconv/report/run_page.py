@@ -28,6 +28,9 @@ SETTINGS = {  # what the fields of a recipe mean, where it does not say why they
     "base_lr": "learning rate at both feet of the cycle",
     "final_lr": "learning rate of the last update",
     "warmup": "fraction of the run in which the rate rises",
+    "ramp": "fraction of the run in which the rate rises from 0",
+    "cooldown": "fraction of the run, at its end, in which the rate falls",
+    "cooldown_anneal": "shape of that fall",
     "annihilation": "fraction of the run, at its end, in which the rate falls below the cycle",
     "anneal": "shape of the rise and the falls",
     "momentum": "at the feet of the cycle, or throughout",
@@ -40,8 +43,15 @@ SETTINGS = {  # what the fields of a recipe mean, where it does not say why they
     "clip_norm": "largest norm of the gradient",
     "accumulate": "parts in which the gradient of an update is computed",
 }
-CYCLE = ("base_lr", "final_lr", "warmup", "annihilation", "anneal", "min_momentum")
-OF_CYCLE = {"one_cycle": CYCLE, "triangular": ("base_lr", "warmup"), "cosine": ("final_lr",)}  # what a schedule uses
+SHAPES = {  # fields that a schedule uses
+    "one_cycle": ("base_lr", "final_lr", "warmup", "annihilation", "anneal", "min_momentum"),
+    "triangular": ("base_lr", "warmup"),
+    "cosine": ("final_lr", "ramp"),
+    "linear": ("final_lr", "ramp"),
+    "warmup_stable_decay": ("final_lr", "ramp", "cooldown", "cooldown_anneal"),
+    "piecewise": ("ramp",),
+    "constant": ("ramp",),
+}
 
 
 def run_page(run: RunRecord) -> Page:
@@ -64,8 +74,9 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
         values |= {"base_lr": rate(0), "final_lr": rate(recipe.steps)}
     rows = []
     for name, value in values.items():
-        unused = value is None or (name in CYCLE and name not in OF_CYCLE.get(recipe.schedule, ()))
-        if not unused and (name, value) not in (("label_smoothing", 0.0), ("accumulate", 1)):
+        shapes = {field for fields in SHAPES.values() for field in fields}
+        unused = value is None or (name in shapes and name not in SHAPES[recipe.schedule])
+        if not unused and (name, value) not in (("label_smoothing", 0.0), ("accumulate", 1), ("ramp", 0.0)):
             why = recipe.reasons.get(name, SETTINGS[name])
             rows.append((name, words(value), why))
     return [*rows, *((name, "–", why) for name, why in recipe.reasons.items() if not hasattr(recipe, name))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from superconv.files import make_native
-from superconv.recipe import Recipe, plain
+from superconv.recipe import LATER, Recipe, plain
 from superconv.specs.image_task import ImageTask
 
 RECALIBRATED = 4
@@ -36,8 +36,8 @@ class RunSpec:
         make_native(self)
 
     def plain(self) -> dict[str, Any]:
-        """The spec as plain values; the recipe without its reasons, which change nothing, nor a dropout left alone."""
-        recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons" and (k, v) != ("dropout", None)}
+        """The spec as plain values; the recipe without its reasons, nor `LATER` fields left alone."""
+        recipe = {k: v for k, v in plain(self.recipe).items() if k != "reasons" and (k, v) not in LATER.items()}
         names = ("seed", "device", "plan", "evaluations", "evaluation_samples", "estimate")
         rest = {k: getattr(self, k) for k in names}
         kind = {} if self.kind == "training" else {"kind": self.kind}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from superconv.errors import UserError
-from superconv.recipe import Recipe, ScheduleName
+from superconv.recipe import CYCLES, Recipe, ScheduleName
 from superconv.runs.jobs import Executor, Failure, InProcess, OnRun
 from superconv.runs.runner import Numbers, common_plan, run_all
 from superconv.specs.image_task import ImageTask
@@ -77,7 +77,8 @@ def compare(
         return [(spec, outcome) for spec, outcome in outcomes if not isinstance(outcome, Failure)]
 
     def spec(schedule: ScheduleName, steps: int, seed: int, max_lr: float) -> RunSpec:
-        changed = replace(recipe, schedule=schedule, steps=steps, max_lr=max_lr)
+        ramp = 0.0 if schedule in CYCLES else recipe.ramp
+        changed = replace(recipe, schedule=schedule, steps=steps, max_lr=max_lr, ramp=ramp)
         return RunSpec(task=task, recipe=changed, seed=seed, plan=plan, device=device, evaluations=0)
 
     lengths, names = sorted(comparison.steps), comparison.schedules

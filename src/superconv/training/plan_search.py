@@ -151,7 +151,7 @@ def usable(task: Task, recipe: Recipe, plan: ExecutionPlan) -> ExecutionPlan:
 
 
 def _trial(recipe: Recipe, batch_size: int) -> Recipe:
-    return replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", max_lr=1e-3)
+    return replace(recipe, batch_size=batch_size, accumulate=1, schedule="constant", ramp=0.0, max_lr=1e-3)
 
 
 class _Contender:

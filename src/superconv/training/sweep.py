@@ -94,7 +94,7 @@ def sweep_rates(
     plan = plan or usable(task, recipe, ExecutionPlan.choose())
     at_peak = recipe.min_momentum if recipe.momentum_schedule() else None
     momentum = recipe.momentum if at_peak is None else at_peak
-    swept = replace(recipe, schedule="constant", momentum=momentum, steps=steps, max_lr=max_lr)
+    swept = replace(recipe, schedule="constant", ramp=0.0, momentum=momentum, steps=steps, max_lr=max_lr)
     if len(seeds) > 1:
         task.refuse_shared()
     curves = []

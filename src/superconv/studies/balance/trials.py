@@ -110,7 +110,7 @@ class Trials:
 
     def _range_test(self, setting: Setting, start: float | None) -> RunSpec:
         recipe = self.recipe(setting, steps=self.balancing.sweep_steps)
-        swept = replace(recipe, schedule="constant", base_lr=start)
+        swept = replace(recipe, schedule="constant", ramp=0.0, base_lr=start)
         return self._spec(setting, swept, kind="range_test", evaluations=READINGS)
 
     def _spec(self, setting: Setting, recipe: Recipe, **fields: Any) -> RunSpec:
