@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from superconv.report.plots import plot_curve as plot_curve
     from superconv.runs.classifier import Classifier as Classifier
     from superconv.runs.classifier import load_run as load_run
+    from superconv.search.find_peak import find_peak as find_peak
+    from superconv.search.peak import PeakSearch as PeakSearch
     from superconv.search.recipe import Found as Found
     from superconv.search.recipe import find_recipe as find_recipe
     from superconv.specs.choices import Choices as Choices
@@ -59,6 +61,7 @@ _HOMES = {
     "Hook": "training.hooks",
     "ImageTask": "specs.image_task",
     "OneCycle": "rates.one_cycle",
+    "PeakSearch": "search.peak",
     "RangeSweep": "rates.lr_scheduler",
     "RangeTest": "rates.range_test",
     "Recipe": "recipe",
@@ -72,6 +75,7 @@ _HOMES = {
     "UserError": "errors",
     "Verdict": "rates.verdict",
     "compare": "studies.compare",
+    "find_peak": "search.find_peak",
     "find_recipe": "search.recipe",
     "fit": "studies.fit",
     "image_task": "training.task",

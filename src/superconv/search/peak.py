@@ -41,7 +41,12 @@ AT_THE_EDGE = 0.6  # times it at most, where the next larger peak broke down: a 
 
 @dataclass(frozen=True, kw_only=True)
 class PeakSearch:
-    """Probes, and the peak that follows from them."""
+    """Probes, and the peak that follows from them.
+
+    >>> import superconv
+    >>> superconv.find_peak(lambda max_lr, steps: None, total_steps=500).max_lr is None
+    True
+    """
 
     max_lr: float | None
     """Peak for the whole run; none where every probe broke down."""
@@ -148,22 +153,56 @@ def search_peak(
         seed: Of weights, order and augmentation, the same for every probe.
         hooks: Look on.
     """
-    traits, first_loss, broken = traits or task.traits(recipe), [inf], BROKEN
+    first_loss = [inf]
+
+    def cycle(length: int, max_lr: float, broken: float) -> Probe:
+        tried = at_peak(of_length(recipe, length), max_lr)
+        return probe_cycle(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss, broken=broken)
+
+    return search_by(
+        cycle,
+        steps=recipe.steps,
+        start=start,
+        updates=updates,
+        traits=traits or task.traits(recipe),
+        first_loss=first_loss,
+    )
+
+
+def search_by(
+    cycle: Callable[[int, float, float], Probe],
+    *,
+    steps: int,
+    start: float,
+    updates: int,
+    traits: Traits,
+    first_loss: Sequence[float] = (inf,),
+) -> PeakSearch:
+    """Find the peak for a run of `steps` updates by cycles that anybody trains.
+
+    Args:
+        cycle: (length, peak, times the first loss at which it may be given up) → the cycle, trained from a fresh start.
+        steps: Length of the run.
+        start: First peak to try.
+        updates: Updates that all cycles may cost.
+        traits: Traits of the training.
+        first_loss: Loss before any update, once a cycle has been trained; infinite where nobody knows it.
+    """
+    broken = BROKEN
 
     def bracket(start: float, length: int, updates: float, most: float, **options: Any) -> _Bracket:
         def probe(k: int) -> Probe:
-            tried = at_peak(of_length(recipe, length), start * FACTOR ** (k / options.get("parts", 1)))
-            return probe_cycle(task, tried, plan=plan, seed=seed, hooks=hooks, first_loss=first_loss, broken=broken)
+            return cycle(length, start * FACTOR ** (k / options.get("parts", 1)), broken)
 
         return _bracket(probe, length, updates, most, first_loss=first_loss, **options)
 
     def grows(loss: float) -> bool:
         return _usual_power(loss, first_loss[0], traits) > 0
 
-    length = min(recipe.steps, max(LEAST, round(SHARE * updates)))
+    length = min(steps, max(LEAST, round(SHARE * updates)))
     short = bracket(start, length, max(FIRST * updates, 3 * length), updates)
     spent = short.probes
-    if short.best is None and updates - short.updates >= length:
+    if short.best is None and updates - short.updates >= length and isfinite(first_loss[0]):
         broken = inf  # the first loss of what is all but learned is near 0, and no measure
         short = bracket(start, length, updates - short.updates, updates - short.updates)
         spent += short.probes
@@ -172,11 +211,11 @@ def search_peak(
         reason = f"every probe of {length} updates broke down{raised}"
         return PeakSearch(max_lr=None, probes=spent, reason=reason)
     left = updates - sum(probe.steps for probe in spent)
-    longer = min(recipe.steps, left // (3 if left >= 3 * LONGER * length else 2))
+    longer = min(steps, left // (3 if left >= 3 * LONGER * length else 2))
     options: dict[str, Any] = {"parts": 2 if short.edge else 1, "upwards": grows}
     long = bracket(short.peak, longer, left, left, **options) if longer >= LONGER * length else None
     carried = long if long and long.best is not None else None
-    peak, reason = _carried(short, carried, recipe, first_loss[0], traits=traits)
+    peak, reason = _carried(short, carried, steps, first_loss[0], traits=traits)
     probes = spent + (long.probes if long else ())
     return PeakSearch(max_lr=peak, probes=probes, reason=reason, first_loss=first_loss[0])
 
@@ -247,9 +286,7 @@ def _bracket(
     return _Bracket(tuple(known[k] for k in sorted(known)), first_loss[0])
 
 
-def _carried(
-    short: _Bracket, long: _Bracket | None, recipe: Recipe, first: float, *, traits: Traits
-) -> tuple[float, str]:
+def _carried(short: _Bracket, long: _Bracket | None, steps: int, first: float, *, traits: Traits) -> tuple[float, str]:
     """The best peak of the longest probes, carried over to the length of the run, and why.
 
     While a network that normalises has learned little, its best peak grows with the length; later, and without, it
@@ -270,7 +307,7 @@ def _carried(
         clear = long.sharpness if fell else min(short.sharpness, long.sharpness)
         power = min(usual, usual + (seen - usual) / 2 * min(1.0, clear / CLEAR))
         why += f" and the best peak went from {short.peak:.2g} to {long.peak:.2g}"
-    factor = min(FARTHEST, max(1 / FARTHEST, (recipe.steps / length) ** power))
+    factor = min(FARTHEST, max(1 / FARTHEST, (steps / length) ** power))
     reason, peak = "; ".join(map(str, (short, long) if long else (short,))), last.peak
     if long and long.open and long.peak > short.peak and not short.edge:
         peak = (short.peak * long.peak) ** 0.5
@@ -280,10 +317,10 @@ def _carried(
         reason += f"; no smaller one was tried, so below: {peak:.2g}"
     if short.edge or (last.open and not long):
         factor = min(factor, 1.0)
-    if (last.edge or (short.edge and last.open)) and recipe.steps > length and factor > AT_THE_EDGE:
+    if (last.edge or (short.edge and last.open)) and steps > length and factor > AT_THE_EDGE:
         factor, why = AT_THE_EDGE, "a longer stay bears less, and the next larger peak broke down"
     if abs(factor - 1) > 0.005:
-        reason += f"; {factor:.2g} times that for {recipe.steps} updates, as {why}"
+        reason += f"; {factor:.2g} times that for {steps} updates, as {why}"
     return peak * factor, reason
 
 
