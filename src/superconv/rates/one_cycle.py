@@ -194,7 +194,7 @@ class _WatchedOneCycle(OneCycle):
         self._ends, self._warned, self._momentum_range = int(total_steps), False, momentum
         self._device = "cpu" if snapshots == "cpu" else None
         self._heavy_ball = all(isinstance(o, HEAVY_BALL) for o in self._optimizers)
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
         self._watch = Watch()
         self._slots: dict[Slot, Kept] = {}
         self._stepped: set[int] = set()
@@ -273,7 +273,7 @@ class _WatchedOneCycle(OneCycle):
         else:  # read one update late, so that a GPU does not wait
             value = self._seen.shared(self._late if self._late is not None else seen)
             self._late = seen
-        probe = self._seen.probe_loss() if ramp and self._plan is not None and self._plan.by_probe else None
+        probe = self._seen.probe_loss() if ramp and self.plan is not None and self.plan.by_probe else None
         if ramp:
             self._rows.append((self._watch.lr, value, probe))
         self._do(advance(self._planned, self._watch, value, probe, collapsed=self._collapsed()))
@@ -290,7 +290,7 @@ class _WatchedOneCycle(OneCycle):
             name: {"parameters": kept.parameters, "buffers": kept.buffers, "states": kept.states}
             for name, kept in self._slots.items()
         }
-        plan = None if self._plan is None else {"start_lr": self._plan.start_lr, "top_lr": self._plan.top_lr}
+        plan = None if self.plan is None else {"start_lr": self.plan.start_lr, "top_lr": self.plan.top_lr}
         return {
             "watch": to_dict(self._watch),
             "plan": plan,
@@ -309,7 +309,7 @@ class _WatchedOneCycle(OneCycle):
         self._watch = from_dict(state_dict["watch"])
         self._named, self._ratios = state_dict["named"], list(state_dict["ratios"])
         if state_dict["plan"] is not None:
-            self._plan = self._planned_from(**state_dict["plan"])
+            self.plan = self._planned_from(**state_dict["plan"])
         self._slots = {name: Kept(**kept) for name, kept in state_dict["slots"].items()}
         self._rows = [tuple(row) for row in state_dict["rows"]]
         self.events = [Event(update=u, what=w, reason=r) for u, w, r in state_dict["events"]]
@@ -321,8 +321,8 @@ class _WatchedOneCycle(OneCycle):
 
     @property
     def _planned(self) -> Plan:
-        assert self._plan is not None, "the first update has been seen"
-        return self._plan
+        assert self.plan is not None, "the first update has been seen"
+        return self.plan
 
     def _planned_from(self, start_lr: float, top_lr: float) -> Plan:
         return Plan(
@@ -338,13 +338,13 @@ class _WatchedOneCycle(OneCycle):
 
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
         """Before the very first update: where the ramp begins, by the size of an update at rate 1."""
-        if self._plan is not None or optimizer is not self._optimizers[0]:
+        if self.plan is not None or optimizer is not self._optimizers[0]:
             return
         size, unit = self._seen.sizes(self._optimizers, heavy_ball=self._heavy_ball)
         start = self._law.start_heavy if self._heavy_ball else self._law.start
-        self._plan = self._planned_from(start_lr=start * size / unit, top_lr=self._law.top * size / unit)
-        first = self._seen.probe_loss() if self._plan.by_probe else None
-        self._watch = begin(self._plan, probe=first if first is not None and isfinite(first) else None)
+        self.plan = self._planned_from(start_lr=start * size / unit, top_lr=self._law.top * size / unit)
+        first = self._seen.probe_loss() if self.plan.by_probe else None
+        self._watch = begin(self.plan, probe=first if first is not None and isfinite(first) else None)
         self._slots = {"start": keep(self._optimizers, self._model, device=self._device)}
         self._apply()
 
@@ -376,7 +376,7 @@ class _WatchedOneCycle(OneCycle):
 
     def _apply(self) -> None:
         groups = [group for o in self._optimizers for group in o.param_groups]
-        share = momentum_share(self._plan, self._watch) if self._plan else 0.5
+        share = momentum_share(self.plan, self._watch) if self.plan else 0.5
         for ratio, group in zip(self._ratios, groups, strict=False):
             rate = self._watch.lr * ratio
             if isinstance(group["lr"], Tensor):
