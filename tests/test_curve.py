@@ -241,7 +241,7 @@ def test_the_direction_follows_from_the_name(tmp_path, metric, higher):
         ("lr,test_accuracy\n", "only 0 usable points"),
         (table(rows=9), "only 9 usable points"),
         (table("rate,test_accuracy"), "no column 'lr' or 'learning_rate'; the columns are rate, test_accuracy"),
-        (table("lr,acc"), "no column 'test_accuracy'; the columns are lr, acc.*--metric"),
+        (table("lr,acc,f1"), "no column 'test_accuracy'; the columns are lr, acc, f1.*--metric"),
         (table().replace("0.550", "fast"), "line 7, column 'test_accuracy': 'fast' is not a number"),
         ("\n\n" + table().replace("0.550", "fast"), "line 9, column"),
         (table().replace("0.300", "-0.3"), "line 5, column 'lr'.*-0.3 is impossible"),

@@ -19,12 +19,11 @@ from superconv.report.terminal import console, print_verdict
 
 def judge(command: options.Judge, line: str) -> None:
     """`superconv judge`."""
-    is_json = command.curve.suffix == ".json"
-    if is_json and (command.metric != options.Judge.metric or command.lower_is_better):
-        raise UserError("--metric and --lower-is-better are for a CSV: a range_test.json says them itself")
-    if is_json:
-        value = files.read_json(command.curve)
-        curve = Curve.from_dict(value["curve"] if isinstance(value, dict) and "curve" in value else value)
+    value = files.read_json(command.curve) if command.curve.suffix == ".json" else None
+    if isinstance(value, dict) and not {"curve", "schema"}.isdisjoint(value):  # superconv's own
+        if command.metric is not None or command.lower_is_better:
+            raise UserError("--metric and --lower-is-better are for a CSV: a range_test.json says them itself")
+        curve = Curve.from_dict(value.get("curve", value), source=command.curve)
     else:
         curve = Curve.from_csv(
             command.curve, metric=command.metric, higher_is_better=False if command.lower_is_better else None
@@ -35,9 +34,11 @@ def judge(command: options.Judge, line: str) -> None:
 
         save_curve(curve, command.plot, verdict=verdict)
     if command.json:
-        print(json.dumps(dataclasses.asdict(verdict)))
+        about = {"judged": curve.label, "higher_is_better": curve.rising_is_better}
+        print(json.dumps(dataclasses.asdict(verdict) | about))
     else:
-        print_verdict(verdict)
+        better = "higher" if curve.rising_is_better else "lower"
+        print_verdict(verdict, judged=f"{curve.label}, better when {better}")
 
 
 def report(command: options.Report, line: str) -> None:

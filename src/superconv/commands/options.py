@@ -163,12 +163,13 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The verdict on a range test made anywhere: a CSV with the columns lr and test_accuracy."""
+    """The verdict on a range test made anywhere: a CSV with the columns lr and test_accuracy, or others."""
 
     curve: Positional[Annotated[Path, arg(metavar="CSV")]]
-    """The CSV, or a range_test.json of superconv."""
-    metric: str = "test_accuracy"
-    """The column to judge; losses, errors, perplexities and the like are known to be better when lower."""
+    """The CSV, a history as JSON (columns by name), or a range_test.json of superconv."""
+    metric: str | None = None
+    """The column to judge; none takes test_accuracy, or else the only one that there is. Losses, errors, perplexities
+    and the like are known to be better when lower."""
     lower_is_better: bool = False
     """The column is better when lower, whatever its name."""
     json: bool = False

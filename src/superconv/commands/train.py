@@ -86,6 +86,7 @@ def range_test(command: options.RangeTest, line: str) -> None:
         recalibrate_batch_norm=command.recalibrate_batch_norm,
         plan=plan_of(command.machine, task, recipe),
         hooks=[ProgressHook(console)],
+        aimed=command.max_lr is None,
         **linear,
     )
     if files.writes():

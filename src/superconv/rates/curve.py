@@ -14,13 +14,12 @@ from pydantic import TypeAdapter
 
 from superconv import files
 from superconv.errors import UserError
-from superconv.rates.curve_csv import MIN_POINTS, read_sweep
+from superconv.rates.curve_file import MIN_POINTS, read_sweep
+from superconv.rates.direction import lower_is_better
 
 SCHEMA = 1  # of the JSON form; raised when a reader of the old form would misread the new one
 
 Column = Literal["validation_metric", "train_metric", "validation_loss", "train_loss"]
-LOWER = frozenset({"loss", "error", "perplexity", "entropy", "mse", "rmse", "mae", "nll", "wer", "cer", "bpc", "bpb"})
-"""Words in the name of what is better when lower."""
 _PREFERRED: tuple[Column, ...] = ("validation_metric", "train_metric", "validation_loss", "train_loss")
 Array = NDArray[np.float64]
 
@@ -176,53 +175,50 @@ class Curve:
 
     @classmethod
     def from_csv(
-        cls, path: str | os.PathLike[str], *, metric: str = "test_accuracy", higher_is_better: bool | None = None
+        cls, path: str | os.PathLike[str], *, metric: str | None = None, higher_is_better: bool | None = None
     ) -> "Curve":
-        """Read a sweep from anybody's CSV: a column ``lr`` or ``learning_rate`` and one named by `metric`.
+        """Read a sweep from anybody's file: a column ``lr`` or ``learning_rate`` and one named by `metric`.
 
-        Columns are found by name, whatever the case and the spaces around it; commas, semicolons (also with
-        decimal commas) and tabs separate them. ``step`` or ``iteration`` and ``seed`` are used if present,
-        others ignored. Rows without a rate or a value are skipped. NaN counts as "not measured" if finite
-        values follow it and as divergence if it ends its sweep. Rows are put in the order of the step, else
-        of the file; single rates out of place are tolerated (`signal` sorts and averages), a file whose rates
-        go up and down is refused, because a training run's log is no range test.
+        Columns are found by name, whatever the case, the spaces around it, and a run's name or a path before it
+        (``train/lr``, ``run - lr``, Lightning's ``lr-SGD``). Commas, semicolons, tabs, bars or spaces separate them;
+        Excel's ``sep=;``, comments, decimal commas and thousands are understood, numbers of which nobody can tell how
+        they are meant are refused. ``step`` or ``iteration`` and ``seed`` are used if present, others ignored. Where
+        rate and metric have rows of their own, they are joined by the step. Rows without a rate or a value are skipped.
+        NaN counts as "not measured" if finite values follow it and as divergence if it ends its sweep. Rows are put in
+        the order of the step, else of the file; single rates out of place are tolerated (`signal` sorts and averages),
+        a file whose rates go up and down is refused, because a training run's log is no range test. A ``.json`` may
+        hold the columns by name, as torch-lr-finder's history does.
 
         Args:
             path: The file.
-            metric: Name of the column to judge. Names with "loss" hold a loss. A name starting with "train" goes to
-                the training columns.
-            higher_is_better: Of a metric; not given, the name decides: with a word of `LOWER` it is better when lower.
+            metric: Name of the column to judge; if not given, ``test_accuracy``, or else the only one that there is.
+                Names with "loss" hold a loss. A name that begins with "train", and "loss" alone, as most loggers
+                call the training's, go to the training columns.
+            higher_is_better: Direction of the metric; if not given, the name decides (`lower_is_better`).
 
         Raises:
             UserError: A file that cannot be used; the message names file, row and column and says what to do.
         """
-        rows = read_sweep(Path(path), metric=metric)
-        name = metric.strip().lower()
-        is_loss = "loss" in name
-        column = f"{'train' if name.startswith('train') else 'validation'}_{'loss' if is_loss else 'metric'}"
+        sweep = read_sweep(Path(path), metric=metric)
+        rows, name = sweep.rows, sweep.metric.strip().lower().rpartition(" - ")[2].rpartition("/")[2]
+        lower = lower_is_better(name) if higher_is_better is None else not higher_is_better
+        is_loss = "loss" in name and lower
+        training = (
+            sweep.metric.strip().lower().startswith("train") or name in ("loss", "losses") or name.startswith("train")
+        )
+        column = f"{'train' if training else 'validation'}_{'loss' if is_loss else 'metric'}"
         empty: tuple[float | None, ...] = (None,) * len(rows)
         columns: dict[str, Any] = dict.fromkeys(_PREFERRED, empty)
         columns[column] = tuple(row.value for row in rows)
-        higher = not lower_is_better(name) if higher_is_better is None else higher_is_better
-        bare = name.removeprefix("train_").removeprefix("test_").removeprefix("validation_").removeprefix("val_")
+        bare = re.sub("^(training|train|test|validation|valid|val|eval)_", "", name)
         return cls(
             lr=tuple(row.lr for row in rows),
             step=tuple(row.step for row in rows),
             seed=tuple(row.seed for row in rows),
             metric="loss" if is_loss else bare,
-            higher_is_better=higher,
+            higher_is_better=not lower,
             **columns,
         )
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether a metric's name reads as that of one which is better when lower.
-
-    >>> lower_is_better("val_loss"), lower_is_better("top5_error"), lower_is_better("accuracy")
-    (True, True, False)
-    """
-    name = name.lower()
-    return "loss" in name or "error" in name or not LOWER.isdisjoint(re.findall("[a-z]+", name))
 
 
 def merge(curves: Sequence[Curve]) -> Curve:

@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superconv.rates.curve import Array, Curve
+from superconv.rates.curve_file import MIN_POINTS
 
 WIDE = 30.0  # width from which a plateau is no usual peak, whatever follows
 OPEN_WIDE, OPEN_LR = 3.0, 1.0  # width and last rate that suffice where no fall was seen
@@ -48,6 +49,8 @@ SAFETY = 1.5  # lr_max stays this factor below the edge
 LEARNING = 100  # updates before which a network has had no time: a plateau that begins there may be wider than it looks
 CLEAR = 5.0  # standard errors between the plateau and the rest; pure noise gets there once in 100 curves
 MOVED = 3.0  # typical jumps of the training loss, by which its running median differs where it has clearly moved
+AGREED = 0.5  # share of resamples that must agree with a verdict of `likely`
+FAR = 10.0  # times the rate of the lowest loss, from which no rate is called good where the loss has clearly risen
 BOX_POINTS = 5  # below that not even a box can be told from noise
 MOST_BINS = 200  # longer sweeps are binned by medians: nothing is lost, and time is bounded
 RESAMPLES = 200
@@ -67,8 +70,14 @@ class Verdict:
         lr_max: Largest rate on the plateau; the end of the sweep where no fall was seen.
         lr_edge: Rate at which the curve has fallen or training broke down; None where no fall was seen.
         width: Edge (or end of the sweep) over `lr_min`.
-        confidence: Share of block-bootstrap resamples of the curve with the same verdict, 0 to 1.
+        confidence: Share of block-bootstrap resamples of the curve with the same verdict, 0 to 1. A verdict that fewer
+            than half of them share is `inconclusive`.
         reason: Why, in one sentence or two.
+        suggested_lr: Peak of a cycle that the sweep can defend, whatever the outcome. It is half of `lr_max`, because a
+            short sweep passes by rates that a longer stay would not tolerate, and without super-convergence at most the
+            rate of the lowest training loss. Where no plateau was seen, it is half of that rate; where nothing was
+            learned, half of the largest rate at which the loss had not risen. The smallest rate of a sweep that broke
+            down at once. `None` only if no rate was above 0.
 
     >>> import superconv
     >>> verdict = superconv.Verdict("likely", 0.1, 2.0, None, 30.0, 0.9, "The plateau is wide.")
@@ -83,6 +92,7 @@ class Verdict:
     width: float | None
     confidence: float
     reason: str
+    suggested_lr: float | None = None
 
     @property
     def headline(self) -> str:
@@ -105,6 +115,7 @@ class _Sweep:
     noise: float  # standard deviation of a point, estimated from neighbours as if normal
     learned: float  # rate at update LEARNING of a sweep whose updates are known, else 0
     broke: bool  # the last rate is where training broke down
+    loss: bool  # values are losses, turned round
 
 
 @dataclass(frozen=True)
@@ -144,14 +155,20 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     sweep = _sweep(curve)
     found = None if sweep is None else _plateau(sweep)
     verdict = _decide(found, sweep.learned if sweep else 0.0)
+    confidence = 1.0 if sweep is None else _confidence(sweep, found, verdict, seed)
+    reason = _reason(found, verdict, curve.label, fell="has risen" if not curve.rising_is_better else "has fallen")
+    if verdict == "likely" and confidence < AGREED:
+        verdict = "inconclusive"
+        reason += f" But only {confidence:.0%} of resamples of the curve say so: measure more often, or more seeds."
     return Verdict(
         outcome=verdict,
         lr_min=found.lr_min if found else None,
         lr_max=found.lr_max if found else None,
         lr_edge=found.lr_edge if found else None,
         width=found.width if found else None,
-        confidence=1.0 if sweep is None else _confidence(sweep, verdict, seed),
-        reason=_reason(found, verdict, curve.label),
+        confidence=confidence,
+        reason=reason,
+        suggested_lr=_suggested(curve, sweep, found, verdict),
     )
 
 
@@ -209,6 +226,23 @@ def loss_levels(curve: Curve) -> LossLevels | None:
     return LossLevels(lr[:end], level, float(np.median(losses[:BOX_POINTS])), noise)
 
 
+def _suggested(curve: Curve, sweep: _Sweep | None, found: _Plateau | None, verdict: str) -> float | None:
+    """See `Verdict.suggested_lr`."""
+    rates = [rate for rate in curve.lr if rate > 0]
+    if len(rates) < MIN_POINTS:  # it broke down at once
+        return min(rates, default=None)
+    levels = loss_levels(curve)
+    lowest = levels.lowest if levels and levels.fell else None
+    if found:
+        half = found.lr_max / 2
+        return half if verdict == "likely" or lowest is None else min(half, lowest)
+    if levels:
+        return (lowest if lowest is not None and lowest < levels.borne else levels.borne) / 2
+    if sweep and (smooth := _smooth(sweep.value)).max() > sweep.floor:
+        return float(sweep.lr[smooth.argmax()]) / 2 or None
+    return min(rates)
+
+
 def _sweep(curve: Curve) -> _Sweep | None:
     """Turn losses round, cut at the level before training, average the seeds, bin; None: too few points."""
     sign = 1.0 if curve.rising_is_better else -1.0
@@ -232,7 +266,7 @@ def _sweep(curve: Curve) -> _Sweep | None:
         grid = np.array([np.mean(grid[part]) for part in parts])
     jumps = np.abs(np.diff(value))[np.maximum(value[1:], value[:-1]) > floor]  # those cut off say nothing
     noise = 1.05 * float(np.median(jumps)) if len(jumps) else 0.0
-    return _Sweep(grid, value, floor, noise, _learned(curve), broke=stopped >= set(series))
+    return _Sweep(grid, value, floor, noise, _learned(curve), broke=stopped >= set(series), loss=sign < 0)
 
 
 def _learned(curve: Curve) -> float:
@@ -289,9 +323,24 @@ def _plateau(sweep: _Sweep) -> _Plateau | None:
     on = first + np.flatnonzero(smooth[first : last + 1] >= floor + PLATEAU * (level - floor))
     begin, end = (int(on[0]), int(on[-1])) if len(on) else (first, last)
     lr_edge = float(lr[min(last + 1, len(lr) - 1)]) if fell else None
+    if sweep.loss and (past := _far_past_the_lowest(sweep, smooth)) and past < (lr_edge or np.inf):
+        lr_edge = past
     lr_min = float(lr[begin] or lr[lr > 0][0])  # the paper's sweep starts at 0
     lr_max = float(lr[-1]) if lr_edge is None else max(lr_min, min(float(lr[end]), lr_edge / SAFETY))
     return _Plateau(lr_min, lr_max, lr_edge, float(lr[-1]))
+
+
+def _far_past_the_lowest(sweep: _Sweep, smooth: Array) -> float | None:
+    """Rate `FAR` times that of the lowest loss, where the loss is clearly above it from there on; else None.
+
+    A loss far above its lowest may still be nearer to that than to the first one, and so on the plateau.
+    """
+    lowest = int(smooth.argmax())
+    if not (
+        far := np.flatnonzero(sweep.lr > FAR * max(float(sweep.lr[lowest]), float(sweep.lr[sweep.lr > 0][0])))
+    ).size:
+        return None
+    return float(sweep.lr[far[0]]) if smooth[far].max() < smooth[lowest] - MOVED * sweep.noise else None
 
 
 def _decide(found: _Plateau | None, learned: float) -> Literal["likely", "unlikely", "inconclusive"]:
@@ -304,15 +353,16 @@ def _decide(found: _Plateau | None, learned: float) -> Literal["likely", "unlike
     return "likely" if found.width >= OPEN_WIDE and found.lr_end >= OPEN_LR else "inconclusive"
 
 
-def _reason(found: _Plateau | None, verdict: str, label: str) -> str:
+def _reason(found: _Plateau | None, verdict: str, label: str, *, fell: str) -> str:
+    fall, moved = ("rise", "fell clearly below") if fell == "has risen" else ("fall", "rose clearly above")
     if found is None:
         return (
-            f"The {label} has too few points or never rose clearly above where it began, so the sweep says nothing "
+            f"The {label} has too few points or never {moved} where it began, so the sweep says nothing "
             "about rates: check data and model, sweep other rates, or take more steps."
         )
     begin, end, width = f"{found.lr_min:.2g}", f"{found.lr_end:.2g}", f"{float(f'{found.width:.2g}'):g}"
     if found.lr_edge is not None:
-        edge = f"The {label} is on its plateau from a rate of {begin} and has fallen at {found.lr_edge:.2g}"
+        edge = f"The {label} is on its plateau from a rate of {begin} and {fell} at {found.lr_edge:.2g}"
         if verdict == "likely":
             return f"{edge}, {width} times that: far wider than the usual peak."
         if verdict == "inconclusive":
@@ -320,31 +370,31 @@ def _reason(found: _Plateau | None, verdict: str, label: str) -> str:
                 f"{edge}, {width} times that; but the sweep had passed the first rate before it was {LEARNING} updates "
                 "old, so how early the plateau begins cannot be seen: take more steps to know."
             )
-        return f"{edge}, {width} times that: a usual peak and fall, not the wide plateau of super-convergence."
+        return f"{edge}, {width} times that: a usual peak and {fall}, not the wide plateau of super-convergence."
     if verdict == "likely":
         held = f"The {label} holds its plateau from a rate of {begin} to the end of the sweep at {end}"
-        return f"{held}, {width} times that; no fall was seen, so lr_max is the end of the sweep."
+        return f"{held}, {width} times that; no {fall} was seen, so lr_max is the end of the sweep."
     return (
-        f"The {label} reaches its plateau at a rate of {begin} and no fall was seen up to the end of the sweep at "
+        f"The {label} reaches its plateau at a rate of {begin} and no {fall} was seen up to the end of the sweep at "
         f"{end} (taken as lr_max), which is too early to tell: extend the sweep to larger rates."
     )
 
 
-def _confidence(sweep: _Sweep, verdict: str, seed: int) -> float:
+def _confidence(sweep: _Sweep, found: _Plateau | None, verdict: str, seed: int) -> float:
     """Share of resamples with the same verdict: blocks of neighbours, drawn with replacement, put in order.
 
-    Blocks of n^(1/3) points keep the correlation of neighbours, which come from one training run. The first
-    point
-    stays: where a linear sweep rises at once, it alone shows the level before training.
+    Blocks of n^(1/3) points keep the correlation of neighbours, which come from one training run. The points before the
+    plateau stay, the first one always: where a linear sweep rises at once, few show the level before training.
     """
     rng = np.random.default_rng(seed)
     n = len(sweep.lr)
     size = max(1, round(n ** (1 / 3)))
+    before = np.arange(max(1, int(np.searchsorted(sweep.lr, found.lr_min)) if found else 1))
     same = 0
     for _ in range(RESAMPLES):
         starts = rng.integers(0, n - size + 1, size=-(-n // size))
         drawn = (starts[:, None] + np.arange(size)).ravel()[: n - 1]
-        rows = np.sort(np.append(drawn, 0))
+        rows = np.sort(np.append(drawn[drawn >= len(before)] if found else drawn, before))
         sample = replace(sweep, lr=sweep.lr[rows], value=sweep.value[rows])
         same += _decide(_plateau(sample), sweep.learned) == verdict
     return same / RESAMPLES

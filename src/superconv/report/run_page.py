@@ -287,7 +287,8 @@ def _repeat(run: RunRecord) -> Section | None:
         again += f" --plan {plan}" if plan else ""
         commands.append(("The training alone, with the recipe.yaml of this run's folder and no search:", again))
     elif run.recipe and not commands:
-        commands.append(("With the data of this run:", "superconv train DATA --recipe recipe.yaml"))
+        recipe = RunFolder(Path()).recipe.path.name
+        commands.append(("With the data of this run:", f"superconv train DATA --recipe {recipe}"))
     return Section(title="How to repeat it", commands=commands) if commands else None
 
 

@@ -31,10 +31,14 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}")
 
 
-def print_verdict(verdict: Verdict) -> None:
-    """Print a verdict as a table."""
+def print_verdict(verdict: Verdict, *, judged: str = "") -> None:
+    """Print a verdict as a table; `judged` says what it was made from."""
     table = Table(show_header=False, box=None)
+    if judged:
+        table.add_row("judged", judged)
     table.add_row("super-convergence", verdict.headline)
+    if verdict.suggested_lr is not None:
+        table.add_row("suggested peak", f"{verdict.suggested_lr:.2g}")
     for name in ("lr_min", "lr_max", "lr_edge"):
         value = getattr(verdict, name)
         table.add_row(name, "none seen" if value is None else f"{value:.3g}")

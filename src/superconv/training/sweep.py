@@ -34,6 +34,7 @@ EXPLORED = (1e-6, 10.0)  # rates between which an exploring sweep looks for the 
 EXPLORING = 100  # updates of that sweep
 MOVES, BEYOND = 2, 1e6  # times that it is made again elsewhere, and how much further: losses come in all units
 EXTENSIONS = 2  # times that a linear sweep without a fall is made again, three times as far
+AIM = 8.0  # times a suggested peak: the end of a sweep that shows what lies about it
 
 
 def sweep_rates(
@@ -189,6 +190,7 @@ def search_rates(
     max_lr: float | None = None,
     steps: int = 100,
     updates: float = inf,
+    aimed: bool = False,
     **options: Any,
 ) -> RateSearch:
     """Find what rates a task bears: an exponential sweep up to the edge, then a linear one to 1.5 times that.
@@ -203,6 +205,8 @@ def search_rates(
         max_lr: End of the linear sweep; given, there is no exploring one.
         steps: Updates of each sweep.
         updates: That all sweeps together may take; a linear one is made again only as long as half of them suffice.
+        aimed: Whether a linear sweep in which no plateau was seen is made again, twice at most, to `AIM` times the peak
+            that it, or the exploring one, suggests: it had passed the rates that are of use within a few updates.
         options: Further arguments of `sweep_rates`, for the linear sweep.
     """
     began = time.perf_counter()
@@ -226,6 +230,17 @@ def search_rates(
         if (found := judge(further)).lr_max is None:  # it rose too steeply for the network to learn at all
             break
         curve, verdict = further, found
+    for _ in range(EXTENSIONS if aimed else 0):
+        suggested = (
+            [each.suggested_lr for each in (verdict, judge(exploration)) if each.suggested_lr] if exploration else []
+        )
+        place = AIM * min(suggested, default=max_lr)
+        if verdict.lr_max is not None or place > max_lr / 2:
+            break
+        max_lr = place
+        curve = sweep_rates(task, recipe, max_lr=max_lr, steps=steps, **options)
+        spent += len(curve.lr)
+        verdict = judge(curve)
     seconds = time.perf_counter() - began
     return RateSearch(exploration=exploration, curve=curve, verdict=verdict, seconds=seconds, updates=spent)
 

@@ -15,7 +15,7 @@ from superconv.data import ImageData, Source, as_source
 from superconv.data.augment import Augmentation
 from superconv.data.source import SplitBatch
 from superconv.errors import UserError
-from superconv.rates.curve import lower_is_better
+from superconv.rates.direction import lower_is_better
 from superconv.rates.snapshot import isolated_rng
 from superconv.rates.traits import Traits, traits_of
 from superconv.recipe import Recipe
