@@ -33,7 +33,8 @@ from rich.table import Table
 from superconv import files
 from superconv.rates.laws import RampLaw
 from superconv.rates.one_cycle import OneCycle
-from superconv.rates.ramp import Plan, replay
+from superconv.rates.ramp import replay
+from superconv.rates.watch import Plan
 from superconv.recipe import Recipe
 from superconv.search.decay import balanced_decay
 from superconv.training.plan import ExecutionPlan

@@ -25,7 +25,8 @@ def messages(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "message"), [(page, message) for page in ("curves.md", "data.md", "tasks.md") for message in messages(page)]
+    ("page", "message"),
+    [(page, message) for page in ("curves.md", "data.md", "tasks.md") for message in messages(page)],
 )
 def test_a_message_of_the_pages_stands_in_the_code(page, message):
     parts = [part.strip() for part in message.split("…")]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from superconv.rates.laws import RampLaw
-from superconv.rates.ramp import Plan, Watch, advance, begin, from_dict, momentum_share, replay, to_dict
+from superconv.rates.ramp import advance, begin, momentum_share, replay
+from superconv.rates.watch import Plan, Watch, from_dict, to_dict
 
 SGD = Plan(updates=1000, start_lr=1e-4, top_lr=100.0, fallback_lr=0.1, heavy_ball=True, probed=False)
 ADAM = replace(SGD, start_lr=1e-5, top_lr=0.1, fallback_lr=1e-3, heavy_ball=False, probed=True)
@@ -37,23 +38,24 @@ def ramped(plan: Plan, loss, *, noise: float = 0.0, seed: int = 0):
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_the_peak_of_sgd_is_a_share_of_the_rate_at_the_lowest_smoothed_loss(best, noise):
     watch, decision = ramped(SGD, lambda lr: valley(lr, best=best), noise=noise)
-    assert decision.slot == "best"
-    assert 0.3 * best < watch.peak < 1.1 * best
+    assert 0.3 * best < watch.peak < 1.5 * best
+    assert 0 < watch.kept[0][1] <= watch.peak  # the rise begins from a network that has seen no rate above it
+    assert watch.line == watch.kept[0][0] > 0
     assert f"The peak is {watch.peak:.3g}" in decision.event.reason
-    assert watch.made - watch.line < 15  # lost
+    assert watch.made - watch.line < 20  # lost
 
 
 def test_the_peak_of_an_adaptive_optimizer_is_read_from_the_probe_alone():
     watch, _ = ramped(ADAM, lambda lr: valley(lr, best=3e-3))
-    assert watch.peak == pytest.approx(0.85 * 3e-3, rel=0.25)
+    assert watch.peak == pytest.approx(RampLaw().probed * 3e-3, rel=0.25)
     blind, _ = ramped(replace(ADAM, probed=False), lambda lr: valley(lr, best=3e-3))
-    assert blind.peak < 0.5 * watch.peak  # err low, as training losses read too high
+    assert blind.peak < 0.75 * watch.peak  # err low, as training losses read too high
 
 
 def test_a_ramp_that_reaches_its_top_says_so_and_takes_the_lowest_loss():
     watch, decision = ramped(ADAM, lambda lr: 2 - lr)
     assert "half the size of the weights" in decision.event.reason
-    assert watch.peak <= 0.85 * ADAM.top_lr
+    assert watch.peak <= RampLaw().probed * ADAM.top_lr
 
 
 def test_where_nothing_is_told_the_rate_of_the_optimizer_is_taken():
@@ -64,7 +66,7 @@ def test_where_nothing_is_told_the_rate_of_the_optimizer_is_taken():
 
 def test_a_loss_that_only_rises_takes_a_share_of_where_it_rose():
     watch, decision = ramped(SGD, lambda lr: 1.0 if lr < 1.0 else 1.0 + lr)
-    assert decision.slot == "start"
+    assert decision.place == 0
     assert watch.peak < 0.25
     assert "nothing was learned" in decision.event.reason
 

@@ -25,6 +25,28 @@ def tells_apart(output: Any) -> bool:
     return not found or any(not torch.equal(t, t[:1].expand_as(t)) for t in found)
 
 
+def share_alike(output: Any) -> float:
+    """Largest share of a batch's samples whose outputs are the same to the last digit, beside one of them: 0 to 1.
+
+    Args:
+        output: As for `tells_apart`; of several tensors the one that tells samples apart best counts.
+
+    >>> import torch
+    >>> share_alike(torch.tensor([[1.0, 2.0], [1.0, 2.0], [0.0, 3.0], [4.0, 5.0]])).__round__(2), share_alike(None)
+    (0.33, 0.0)
+    """
+    found = [tensor.detach().reshape(len(tensor), -1) for tensor in tensors(output) if tensor.ndim and len(tensor) > 1]
+    return min((_share_alike(tensor) for tensor in found if tensor.numel()), default=0.0)
+
+
+def _share_alike(rows: torch.Tensor) -> float:
+    # equal rows have equal sums under any weights; others hardly ever
+    weights = torch.linspace(1.0, 2.0, rows.shape[1], device=rows.device).cos()
+    sums = rows.to(torch.float32) @ weights
+    _, counts = torch.unique(sums, return_counts=True)
+    return (int(counts.max()) - 1) / (len(rows) - 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CollapseWatch:
     """When a training is looked at, and whether its network ever told inputs apart: one that never did is left alone.

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from superconv.rates.collapse import tells_apart
+from superconv.rates.collapse import share_alike
 from superconv.rates.kept import parameters_of
 from superconv.rates.snapshot import probing
 
@@ -49,10 +49,13 @@ class Observer:
         unit = median(update for update in updates if update) if any(updates) else 1.0
         return self.shared(size), self.shared(unit)
 
-    def alike(self, *, look: bool) -> bool:
-        """Whether all outputs of the last batch are the same, in all processes; in any case they are forgotten."""
+    def alike(self, *, look: bool) -> float | None:
+        """Share of the last batch that has the same output, the mean over all processes; `None` without a look.
+
+        In any case the outputs are forgotten.
+        """
         outputs, self._outputs = self._outputs, None
-        return look and self.shared(float(outputs is not None and not tells_apart(outputs))) == 1.0
+        return self.shared(share_alike(outputs)) if look else None
 
     def shared(self, value: Tensor | float) -> float:
         """The mean over all processes, so that all decide alike."""

@@ -16,15 +16,25 @@ from superconv.optim import skips
 from superconv.rates import momentum as momentum_of
 from superconv.rates import schedules
 from superconv.rates.curve import Curve
+from superconv.rates.group_rates import GroupRates
 from superconv.rates.kept import Kept, keep
 from superconv.rates.laws import RampLaw
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.rates.observer import Observer
-from superconv.rates.ramp import Decision, Event, Plan, Slot, Watch, advance, begin, from_dict, momentum_share, to_dict
+from superconv.rates.ramp import advance, begin, momentum_share
 from superconv.rates.schedules import Anneal, Schedule
 from superconv.rates.traits import HEAVY_BALL
-
-LOOK_EVERY = 4  # updates between two looks at the outputs, during the ramp
+from superconv.rates.watch import (
+    KEPT,
+    KEPT_LATER,
+    Decision,
+    Event,
+    Plan,
+    Watch,
+    from_dict,
+    looks_every,
+    to_dict,
+)
 
 
 class OneCycle(ScheduledLR):
@@ -191,20 +201,18 @@ class _WatchedOneCycle(OneCycle):
         self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         self._law = replace(law or RampLaw(), warm=native(warmup), annihilation=native(annihilation))
         self._model, self._seen = model, Observer(model, probe)
-        self._ends, self._warned, self._momentum_range = int(total_steps), False, momentum
+        self._ends, self._warned = int(total_steps), False
         self._device = "cpu" if snapshots == "cpu" else None
         self._heavy_ball = all(isinstance(o, HEAVY_BALL) for o in self._optimizers)
         self.plan: Plan | None = None
         self._watch = Watch()
-        self._slots: dict[Slot, Kept] = {}
+        self._kept: list[Kept] = []
         self._stepped: set[int] = set()
         self._losses: list[Tensor | float] = []
         self._rows: list[tuple[float, float, float | None]] = []
         self.events: list[Event] = []
         self._late: Tensor | float | None = None
-        groups = [group for o in self._optimizers for group in o.param_groups]
-        self._named = max(float(group["lr"]) for group in groups)
-        self._ratios = [float(group["lr"]) / self._named if self._named else 1.0 for group in groups]
+        self._rates = GroupRates(self._optimizers, momentum)
         for number, each in enumerate(self._optimizers):
             each.register_step_pre_hook(self._before)
             each.register_step_post_hook(lambda o, *_, number=number: self._after(number, o))
@@ -276,41 +284,38 @@ class _WatchedOneCycle(OneCycle):
         probe = self._seen.probe_loss() if ramp and self.plan is not None and self.plan.by_probe else None
         if ramp:
             self._rows.append((self._watch.lr, value, probe))
-        self._do(advance(self._planned, self._watch, value, probe, collapsed=self._collapsed()))
+        self._do(advance(self._planned, self._watch, value, probe, alike=self._alike()))
         self._apply()
         self._say_when_over()
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of each group of the first optimizer for the next update."""
-        return [self._watch.lr * ratio for ratio in self._ratios[: len(self._optimizers[0].param_groups)]]
+        return [self._watch.lr * ratio for ratio in self._rates.ratios[: len(self._optimizers[0].param_groups)]]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and tensors, which `torch.load` reads with `weights_only`."""
-        slots = {
-            name: {"parameters": kept.parameters, "buffers": kept.buffers, "states": kept.states}
-            for name, kept in self._slots.items()
-        }
+        kept = [{"parameters": k.parameters, "buffers": k.buffers, "states": k.states} for k in self._kept]
         plan = None if self.plan is None else {"start_lr": self.plan.start_lr, "top_lr": self.plan.top_lr}
         return {
             "watch": to_dict(self._watch),
             "plan": plan,
-            "slots": slots,
+            "kept": kept,
             "rows": self._rows,
             "events": [(event.update, event.what, event.reason) for event in self.events],
             "probes": self._seen.probes,
             "late": None if self._late is None else float(self._late),
-            "named": self._named,
-            "ratios": self._ratios,
+            "named": self._rates.named,
+            "ratios": self._rates.ratios,
             "last_epoch": self.last_epoch,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._watch = from_dict(state_dict["watch"])
-        self._named, self._ratios = state_dict["named"], list(state_dict["ratios"])
+        self._rates.named, self._rates.ratios = state_dict["named"], list(state_dict["ratios"])
         if state_dict["plan"] is not None:
             self.plan = self._planned_from(**state_dict["plan"])
-        self._slots = {name: Kept(**kept) for name, kept in state_dict["slots"].items()}
+        self._kept = [Kept(**kept) for kept in state_dict["kept"]]
         self._rows = [tuple(row) for row in state_dict["rows"]]
         self.events = [Event(update=u, what=w, reason=r) for u, w, r in state_dict["events"]]
         self._seen.probes, self._late = state_dict["probes"], state_dict["late"]
@@ -329,7 +334,7 @@ class _WatchedOneCycle(OneCycle):
             updates=self._ends,
             start_lr=start_lr,
             top_lr=top_lr,
-            fallback_lr=self._named,
+            fallback_lr=self._rates.named,
             heavy_ball=self._heavy_ball,
             probed=self._seen.has_probe,
             batch_norm=any(isinstance(module, _BatchNorm) for module in self._model.modules()),
@@ -345,53 +350,35 @@ class _WatchedOneCycle(OneCycle):
         self.plan = self._planned_from(start_lr=start * size / unit, top_lr=self._law.top * size / unit)
         first = self._seen.probe_loss() if self.plan.by_probe else None
         self._watch = begin(self.plan, probe=first if first is not None and isfinite(first) else None)
-        self._slots = {"start": keep(self._optimizers, self._model, device=self._device)}
+        self._kept = [keep(self._optimizers, self._model, device=self._device)]
         self._apply()
 
     def _after(self, number: int, optimizer: Optimizer) -> None:
         if not skips(optimizer):
             self._stepped.add(number)
 
-    def _collapsed(self) -> bool:
-        """Whether the network has come to give all inputs the same output; looked at now and then."""
-        watch = self._watch
-        every = LOOK_EVERY if watch.phase == "ramp" else max(LOOK_EVERY, self._ends // 12)
-        due = watch.made and watch.made % every == 0 and (watch.phase != "ramp" or watch.learned)
-        return self._seen.alike(look=bool(due))
+    def _alike(self) -> float | None:
+        """Share of a batch that has the same output; looked at now and then."""
+        return self._seen.alike(look=(self._watch.made + 1) % looks_every(self._planned, self._watch) == 0)
 
     def _do(self, decision: Decision) -> None:
-        before, self._watch = self._watch, decision.watch
+        self._watch = decision.watch
         if decision.event:
             self.events.append(decision.event)
         if decision.action == "keep":
-            if "best" in self._slots:
-                self._slots["safe"] = self._slots["best"]
-            self._slots["best"] = keep(self._optimizers, self._model, device=self._device)
+            most = KEPT if decision.watch.phase == "ramp" else KEPT_LATER
+            del self._kept[
+                : len(self._kept) - most + 1
+            ]  # before the next is made: it would be one too many for a moment
+            self._kept.append(keep(self._optimizers, self._model, device=self._device))
         elif decision.action == "back":
-            kept = self._slots.get(decision.slot) or self._slots.get("best") or self._slots["start"]
-            kept.restore(self._optimizers, self._model)
-            if before.phase == "ramp":
-                self._slots = {"start": self._slots["start"], "safe": kept, "best": kept}
+            self._kept = [self._kept[decision.place]]
+            self._kept[0].restore(self._optimizers, self._model)
             self._late = None
 
     def _apply(self) -> None:
-        groups = [group for o in self._optimizers for group in o.param_groups]
-        share = momentum_share(self.plan, self._watch) if self.plan else 0.5
-        for ratio, group in zip(self._ratios, groups, strict=False):
-            rate = self._watch.lr * ratio
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-            self._move(group, share)
+        self._rates.put(self._watch.lr, momentum_share(self.plan, self._watch) if self.plan else 0.5)
         self._show()
 
-    def _move(self, group: dict[str, Any], share: float) -> None:
-        if self._momentum_range is None or (self._momentum_range == "auto" and not momentum_of.is_usual(group)):
-            return
-        high, low = momentum_of.USUAL_CYCLE if self._momentum_range == "auto" else self._momentum_range
-        momentum_of.put(group, high - (high - low) * share)
-
     def _show(self) -> None:
-        own = self._optimizers[0].param_groups
-        self._last_lr = [g["lr"].clone() if isinstance(g["lr"], Tensor) else g["lr"] for g in own]
+        self._last_lr = self._rates.shown()
