@@ -7,8 +7,8 @@ stored ramps replay it.
 
 **Ramp.** The rate rises by a constant factor from where an update is far too small to harm. While nothing looks bad,
 the network is kept every few updates, the last three of them. SGD is watched by the smoothed training losses:
-momentum's overshoot makes a probe rise early and fall again. Adaptive optimizers are watched by the probe: their training losses
-read the peak of a transformer or of a fine-tuning three to four times too high.
+momentum's overshoot makes a probe rise early and fall again. Adaptive optimizers are watched by the probe: their
+training losses read the peak of a transformer or of a fine-tuning three to four times too high.
 
 **Rise** (`rise_and_fall`). From the last network that has seen no rate above the peak, the rate rises again, slowly, to
 that: a second range test. Where the slow training loss leaves its best behind, the fall begins, from half of the rate
