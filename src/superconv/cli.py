@@ -46,6 +46,13 @@ def _run(given: list[str]) -> int:
         return _say(str(error), UNUSABLE)
     except Interrupted as error:
         return _say(str(error), INTERRUPTED)
+    except Exception as error:
+        if "torch" in sys.modules and "WORLD_SIZE" in os.environ:
+            from superconv.training.world import give_up, lost
+
+            if words := lost(error):
+                give_up(words, UNUSABLE)
+        raise
     return 0
 
 

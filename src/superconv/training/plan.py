@@ -1,8 +1,6 @@
 """Where and how a run computes: device, precision, memory format, compiled or not, threads."""
 
-import atexit
 import ctypes
-import gc
 import importlib.metadata
 import logging
 import os
@@ -11,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import torch
-import torch.distributed as dist
 from lightning_fabric import Fabric
+from torch import nn
 
 from superconv.errors import UserError
 from superconv.files import make_native
+from superconv.training.world import join, size, strategy
 
 Precision = Literal["64-true", "32-true", "bf16-mixed", "16-mixed"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -79,23 +78,29 @@ class ExecutionPlan:
         compiled = {None: "eager", "default": "compiled"}.get(self.compiled, f"compiled={self.compiled}")
         return ",".join([precision, memory, compiled, *threads])
 
-    def fabric(self) -> Fabric:
-        """Launch Fabric for this plan: one process, or the world that torchrun made."""
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    def fabric(self, model: nn.Module | None = None, *, alone: bool = False) -> Fabric:
+        """Launch Fabric for this plan: one process, or, unless `alone`, the world that torchrun made, to train a model.
+
+        Raises:
+            UserError: One GPU for several processes, or not all processes have come.
+        """
+        world = 1 if alone else size()
+        local = 1 if alone else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if world > 1 and ":" in self.device:
             raise UserError(f"{self.device} names one GPU, but torchrun started {world} processes: use --device cuda")
         index = self.device.partition(":")[2]
+        if alone and self.device == "cuda":
+            index = os.environ.get("LOCAL_RANK", "0")
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what the plan already says
         fabric = Fabric(
             accelerator=self.device.partition(":")[0],
             devices=[int(index)] if index else local,
             num_nodes=world // local,
-            strategy="ddp" if world > 1 else "auto",
+            strategy=strategy(model) if world > 1 else "auto",
             precision=self.precision,
         )
-        if world > 1 and not dist.is_initialized():
-            atexit.register(_leave_world)
+        if world > 1:
+            join("gloo" if self.device == "cpu" else "nccl")
         fabric.launch()
         if self.device == "cpu":
             _keep_freed_memory()
@@ -141,13 +146,6 @@ def _keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def _leave_world() -> None:
-    """Join gloo's threads: one that still drops a tensor while Python finalizes aborts a run that has succeeded."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-        gc.collect()  # DDP modules in reference cycles keep the group, and its threads, alive
 
 
 def _check_device(device: str) -> None:

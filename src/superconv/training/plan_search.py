@@ -33,6 +33,7 @@ from superconv.training.plan_choice import (
 )
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
+from superconv.training.world import size
 
 LIMIT = 5.0  # seconds of a search, compiling apart
 SHARE = 0.1  # of the run's own time that a search may take
@@ -77,7 +78,8 @@ def find_plan(
     """
     default = ExecutionPlan.choose(device=device)
     batch_size = recipe.batch_size // recipe.accumulate
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if size() > 1:
+        default = usable(task, recipe, default)
         return PlanSearch(plan=default, reason="several processes take the default plan", batch_size=batch_size)
     before = torch.get_num_threads()
     try:
@@ -118,12 +120,12 @@ def usable(task: Task, recipe: Recipe, plan: ExecutionPlan) -> ExecutionPlan:
 
     A network that calls `.view` after a convolution does not. One update and one evaluation of a few samples tell,
     where there is anything of four dimensions; where channels_first does no better, the plan stays and the run itself
-    says what is wrong. Several processes keep their plan.
+    says what is wrong. Several processes each see for themselves, and all see the same.
 
     Warns:
         UserWarning: channels_last was dropped.
     """
-    if not plan.channels_last or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not plan.channels_last:
         return plan
     trial = _trial(recipe, min(recipe.batch_size, TINY_BATCH))
     try:
@@ -160,7 +162,7 @@ class _Contender:
     def __init__(self, task: Task, recipe: Recipe, plan: ExecutionPlan) -> None:
         self.plan, self.refused = plan, ""
         self._threads = plan.threads or torch.get_num_threads()
-        self._trainer = Trainer(task, recipe, plan=plan, purpose="trial")
+        self._trainer = Trainer(task, recipe, plan=plan, purpose="trial", alone=True)
         self._batches = self._trainer.batches()
         self.seconds: list[float] = []
         self.losses: list[float] = []

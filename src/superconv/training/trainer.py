@@ -59,16 +59,17 @@ class Trainer:
         hooks: Sequence[Hook] = (),
         stages: Stages | None = None,
         purpose: str = "training",
+        alone: bool = False,
     ) -> None:
         self.purpose = purpose
         self.task, self.recipe, self.plan, self.seed = task, recipe, plan, seed
         self.metric_name, self.watched = task.metric_name, task.watched
         self.hooks, self.stages = hooks, stages or Stages()
-        self.fabric = plan.fabric()
-        self.device = self.fabric.device
-        self.writes, self.alone = self.fabric.is_global_zero, self.fabric.world_size == 1
         torch.manual_seed(seed)
         model = task.network()
+        self.fabric = plan.fabric(model, alone=alone)
+        self.device = self.fabric.device
+        self.writes, self.alone = self.fabric.is_global_zero, self.fabric.world_size == 1
         if recipe.dropout is not None:
             limit_dropout(model, recipe.dropout)
         if plan.channels_last:
