@@ -110,7 +110,8 @@ def _ramp(plan: Plan, watch: Watch, loss: float, probe: float | None, alike: flo
         enough = law.learned_probe if plan.by_probe else law.learned
         watch = replace(watch, learned=watch.learned or span > max(enough * abs(first), 2.5 * noise))
         if watch.learned:
-            limit = watch.best + max(law.rise * span, law.rise_floor * abs(first), law.sigmas * noise)
+            rise = law.rise_probe if plan.by_probe else law.rise
+            limit = watch.best + max(rise * span, law.rise_floor * abs(first), law.sigmas * noise)
         else:
             limit = first + max(law.chance * abs(first) / (1 if plan.by_probe else 3), 4 * noise)
         watch = replace(watch, over=watch.over + 1 if value > limit else 0)
