@@ -67,7 +67,7 @@ def test_where_nothing_is_told_the_rate_of_the_optimizer_is_taken():
 def test_a_loss_that_only_rises_takes_a_share_of_where_it_rose():
     watch, decision = ramped(SGD, lambda lr: 1.0 if lr < 1.0 else 1.0 + lr)
     assert decision.place == 0
-    assert watch.peak < 0.25
+    assert watch.peak < 0.5
     assert "nothing was learned" in decision.event.reason
 
 

@@ -24,6 +24,8 @@ class GroupRates:
         rates = [float(group["lr"]) for group in self.groups]
         self.named = max(rates)
         """The largest rate that the optimizers were made with."""
+        self.momentum = max(momentum_of.of(group) for group in self.groups)
+        """The largest momentum that they were made with."""
         self.ratios = [rate / self.named if self.named else 1.0 for rate in rates]
         """Of each group's rate to the largest."""
 

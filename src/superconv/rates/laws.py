@@ -70,7 +70,8 @@ class RampLaw:
     """Constants of the policy. Those of prototypes were chosen on some twenty small tasks (docs/log.md)."""
 
     start: float = 1e-3
-    """Update, as a share of the weights' median RMS, at which the ramp begins: far below any harm."""
+    """Update, as a share of the weights' median RMS, at which the ramp begins: far below any harm. SGD's momentum makes
+    ten updates of one, and so the first is by that smaller."""
     growth: float = 1.2
     """Factor of the rate from update to update. A transformer ended 25 % worse with 1.3."""
     top: float = 0.5
@@ -113,16 +114,17 @@ class RampLaw:
     """Largest rate, as a share of the peak, at which the network was kept that the rise begins from. The network of the
     lowest loss has been at rates that the run does not tolerate: `second` then loses 74 %, with 1 it wins 17. Earlier
     ones, at 0.3 or an eighth of the peak, were no better and cost more."""
-    start_heavy: float = 1e-4
-    """The same share for SGD, whose momentum makes ten updates of one."""
     heavy_ball: float = 0.5
     """Peak of SGD as a share of the rate at the lowest smoothed training loss. Of 0.175, 0.35, 0.5, 0.7 and
     1.4, 0.5 had the lowest regret of accuracy on half of the tasks of results/ramps, and 0.7 of loss."""
-    batch_norm: float = 1.0
+    batch_norm: float = 1.5
     """That share under batch norm, which frees the weights' scale."""
+    plain: float = 2.0
+    """Factor of both without momentum, which delays what the ramp shows by some updates (benchmarks/plain_loop.py);
+    in proportion up to a momentum of 0.9."""
     unlearned: float = 0.55
-    """Rate taken for the lowest loss's, as a share of where the loss rose, where nothing was learned before: on a plateau
-    (`sigmoids`, `forecast`) a quarter was far too low, and with 0.8 a run in five had to go back."""
+    """Rate taken for the lowest loss's, as a share of where the loss rose, where nothing was learned before: on a
+    plateau (`sigmoids`, `forecast`) a quarter was far too low, and with 0.8 a run in five had to go back."""
     probed: float = 0.5
     """Peak of an adaptive optimizer as a share of the rate at the lowest probe. With 0.85 a character model lost 9 % of
     its loss, with 0.5 2 %; six other tasks hardly tell the two apart."""

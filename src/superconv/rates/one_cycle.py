@@ -305,6 +305,7 @@ class _WatchedOneCycle(OneCycle):
             "probes": self._seen.probes,
             "late": None if self._late is None else float(self._late),
             "named": self._rates.named,
+            "momentum": self._rates.momentum,
             "ratios": self._rates.ratios,
             "last_epoch": self.last_epoch,
         }
@@ -312,7 +313,8 @@ class _WatchedOneCycle(OneCycle):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._watch = from_dict(state_dict["watch"])
-        self._rates.named, self._rates.ratios = state_dict["named"], list(state_dict["ratios"])
+        self._rates.named, self._rates.momentum = state_dict["named"], state_dict["momentum"]
+        self._rates.ratios = list(state_dict["ratios"])
         if state_dict["plan"] is not None:
             self.plan = self._planned_from(**state_dict["plan"])
         self._kept = [Kept(**kept) for kept in state_dict["kept"]]
@@ -336,6 +338,7 @@ class _WatchedOneCycle(OneCycle):
             top_lr=top_lr,
             fallback_lr=self._rates.named,
             heavy_ball=self._heavy_ball,
+            momentum=self._rates.momentum,
             probed=self._seen.has_probe,
             batch_norm=any(isinstance(module, _BatchNorm) for module in self._model.modules()),
             law=self._law,
@@ -346,7 +349,8 @@ class _WatchedOneCycle(OneCycle):
         if self.plan is not None or optimizer is not self._optimizers[0]:
             return
         size, unit = self._seen.sizes(self._optimizers, heavy_ball=self._heavy_ball)
-        start = self._law.start_heavy if self._heavy_ball else self._law.start
+        lasting = self._rates.momentum if self._heavy_ball else 0.0  # which makes several updates of one
+        start = self._law.start * max(0.1, 1 - lasting)
         self.plan = self._planned_from(start_lr=start * size / unit, top_lr=self._law.top * size / unit)
         first = self._seen.probe_loss() if self.plan.by_probe else None
         self._watch = begin(self.plan, probe=first if first is not None and isfinite(first) else None)

@@ -138,6 +138,7 @@ def _found(plan: Plan, watch: Watch, reason: str, *, rose: bool = False, collaps
     share = law.probed if plan.probed else law.blind
     if plan.heavy_ball:
         share = law.batch_norm if plan.batch_norm else law.heavy_ball
+        share *= law.plain - (law.plain - 1) * min(1.0, plan.momentum / 0.9)
     if known and watch.best_lr > 0:
         peak, why = share * watch.best_lr, f"{share:g} times {watch.best_lr:.3g}, the rate of the lowest loss: {reason}"
     elif rose:

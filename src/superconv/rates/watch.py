@@ -29,6 +29,8 @@ class Plan:
     """Whether updates grow with the gradient, as SGD's."""
     probed: bool
     """Whether a probe's loss is given."""
+    momentum: float = 0.9
+    """Of a heavy ball, before the cycle moves it."""
     batch_norm: bool = False
     """Whether the network normalises over the batch."""
     law: RampLaw = field(default_factory=RampLaw)
