@@ -213,7 +213,7 @@ from superconv.reproduction.experiments import chosen
 from superconv.reproduction.scales import CPU, Length
 from superconv.reproduction.reproduce import reproduce
 
-length = Length(images=200, cycle=300, piecewise=300)
+length = Length(images=200, cycle=90, piecewise=90)
 scale = replace(CPU, data="digits", held_out=100, batch_size=25, headline=length, seeds=1)
 asked = {"fig1a": chosen(scale, ("fig1a",))["fig1a"]}.values()
 out = Path(sys.argv[1])

@@ -31,6 +31,45 @@ class Kept:
                 buffer.copy_(value)
 
 
+class KeptNetworks:
+    """The networks of a run that it may go back to, the oldest first.
+
+    Args:
+        optimizers: Optimizers whose parameters and state are copied.
+        model: Network whose buffers are copied.
+        device: Device of the copies; that of the originals, if not given.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], model: nn.Module, *, device: str | None) -> None:
+        self._optimizers, self._model, self._device = optimizers, model, device
+        self._kept: list[Kept] = []
+
+    def keep(self, *, most: int) -> None:
+        """Keep the present network; the oldest are given up first, so that there are never more than `most`."""
+        del self._kept[: max(0, len(self._kept) - most + 1)]
+        self._kept.append(keep(self._optimizers, self._model, device=self._device))
+
+    def back(self, place: int) -> None:
+        """Go back to one of them; the others are given up."""
+        self._kept = [self._kept[place]]
+        self._kept[0].restore(self._optimizers, self._model)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the copies are parts of tensors that lie in several processes (FSDP)."""
+        return any(hasattr(tensor, "full_tensor") for kept in self._kept for tensor in kept.parameters)
+
+    def state(self) -> list[dict[str, Any]]:
+        """Plain dicts of tensors; empty where they are sharded, as no file of plain tensors holds such."""
+        return [] if self.sharded else [dict(vars(kept)) for kept in self._kept]
+
+    def load(self, state: list[dict[str, Any]]) -> None:
+        """Take what `state` gave; the present network where that is nothing."""
+        self._kept = [Kept(**kept) for kept in state]
+        if not self._kept:
+            self.keep(most=1)
+
+
 def keep(optimizers: Sequence[Optimizer], model: nn.Module, *, device: str | None = None) -> Kept:
     """Copy what an update can change: frozen parameters, which no optimizer holds, are not copied.
 

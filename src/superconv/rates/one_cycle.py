@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor, compiler, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,7 +17,7 @@ from superconv.rates import momentum as momentum_of
 from superconv.rates import schedules
 from superconv.rates.curve import Curve
 from superconv.rates.group_rates import GroupRates
-from superconv.rates.kept import Kept, keep
+from superconv.rates.kept import KeptNetworks
 from superconv.rates.laws import RampLaw
 from superconv.rates.lr_scheduler import ScheduledLR
 from superconv.rates.observer import Observer
@@ -202,11 +202,10 @@ class _WatchedOneCycle(OneCycle):
         self._law = replace(law or RampLaw(), warm=native(warmup), annihilation=native(annihilation))
         self._model, self._seen = model, Observer(model, probe)
         self._ends, self._warned = int(total_steps), False
-        self._device = "cpu" if snapshots == "cpu" else None
+        self._kept = KeptNetworks(self._optimizers, model, device="cpu" if snapshots == "cpu" else None)
         self._heavy_ball = all(isinstance(o, HEAVY_BALL) for o in self._optimizers)
         self.plan: Plan | None = None
         self._watch = Watch()
-        self._kept: list[Kept] = []
         self._stepped: set[int] = set()
         self._losses: list[Tensor | float] = []
         self._rows: list[tuple[float, float, float | None]] = []
@@ -214,8 +213,8 @@ class _WatchedOneCycle(OneCycle):
         self._late: Tensor | float | None = None
         self._rates = GroupRates(self._optimizers, momentum)
         for number, each in enumerate(self._optimizers):
-            each.register_step_pre_hook(self._before)
-            each.register_step_post_hook(lambda o, *_, number=number: self._after(number, o))
+            each.register_step_pre_hook(_eager(self._before))
+            each.register_step_post_hook(_eager(lambda o, *_, number=number: self._after(number, o)))
         LRScheduler.__init__(self, self._optimizers[0])
 
     # ---- what a user reads
@@ -294,12 +293,17 @@ class _WatchedOneCycle(OneCycle):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and tensors, which `torch.load` reads with `weights_only`."""
-        kept = [{"parameters": k.parameters, "buffers": k.buffers, "states": k.states} for k in self._kept]
+        if self._kept.sharded and self._watch.phase != "fall":
+            warnings.warn(
+                "the networks that a watched ramp may go back to are sharded (FSDP), and are not saved with it: a run "
+                "that is resumed goes back no further than to where it was resumed",
+                stacklevel=2,
+            )
         plan = None if self.plan is None else {"start_lr": self.plan.start_lr, "top_lr": self.plan.top_lr}
         return {
             "watch": to_dict(self._watch),
             "plan": plan,
-            "kept": kept,
+            "kept": self._kept.state(),
             "rows": self._rows,
             "events": [(event.update, event.what, event.reason) for event in self.events],
             "probes": self._seen.probes,
@@ -317,7 +321,10 @@ class _WatchedOneCycle(OneCycle):
         self._rates.ratios = list(state_dict["ratios"])
         if state_dict["plan"] is not None:
             self.plan = self._planned_from(**state_dict["plan"])
-        self._kept = [Kept(**kept) for kept in state_dict["kept"]]
+        if self.plan is not None:
+            self._kept.load(state_dict["kept"])
+            if not state_dict["kept"]:
+                self._watch = replace(self._watch, kept=((self._watch.line, self._watch.lr),))
         self._rows = [tuple(row) for row in state_dict["rows"]]
         self.events = [Event(update=u, what=w, reason=r) for u, w, r in state_dict["events"]]
         self._seen.probes, self._late = state_dict["probes"], state_dict["late"]
@@ -354,7 +361,7 @@ class _WatchedOneCycle(OneCycle):
         self.plan = self._planned_from(start_lr=start * size / unit, top_lr=self._law.top * size / unit)
         first = self._seen.probe_loss() if self.plan.by_probe else None
         self._watch = begin(self.plan, probe=first if first is not None and isfinite(first) else None)
-        self._kept = [keep(self._optimizers, self._model, device=self._device)]
+        self._kept.keep(most=KEPT)
         self._apply()
 
     def _after(self, number: int, optimizer: Optimizer) -> None:
@@ -370,14 +377,9 @@ class _WatchedOneCycle(OneCycle):
         if decision.event:
             self.events.append(decision.event)
         if decision.action == "keep":
-            most = KEPT if decision.watch.phase == "ramp" else KEPT_LATER
-            del self._kept[
-                : len(self._kept) - most + 1
-            ]  # before the next is made: it would be one too many for a moment
-            self._kept.append(keep(self._optimizers, self._model, device=self._device))
+            self._kept.keep(most=KEPT if decision.watch.phase == "ramp" else KEPT_LATER)
         elif decision.action == "back":
-            self._kept = [self._kept[decision.place]]
-            self._kept[0].restore(self._optimizers, self._model)
+            self._kept.back(decision.place)
             self._late = None
 
     def _apply(self) -> None:
@@ -386,3 +388,9 @@ class _WatchedOneCycle(OneCycle):
 
     def _show(self) -> None:
         self._last_lr = self._rates.shown()
+
+
+def _eager(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that is left alone where an optimizer's step is compiled."""
+    left_alone: Callable[..., None] = compiler.disable(hook)  # type: ignore[no-untyped-call]  # torch's own
+    return left_alone
