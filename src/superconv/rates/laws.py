@@ -108,6 +108,8 @@ class RampLaw:
     kept."""
     patience: int = 3
     """Updates in a row with a probe above its limit that end the ramp."""
+    patience_training: int = 2
+    """Training losses above the limit, while the smoothed one stays there, that end the ramp: one may be chance."""
     spacing: int = 6
     """Updates between two networks that are kept during the ramp: a factor of 3 in the rate."""
     back: float = 1.0
@@ -122,7 +124,7 @@ class RampLaw:
     plain: float = 2.0
     """Factor of both without momentum, which delays what the ramp shows by some updates (benchmarks/plain_loop.py);
     in proportion up to a momentum of 0.9."""
-    unlearned: float = 0.55
+    unlearned: float = 0.45
     """Rate taken for the lowest loss's, as a share of where the loss rose, where nothing was learned before: on a
     plateau (`sigmoids`, `forecast`) a quarter was far too low, and with 0.8 a run in five had to go back."""
     probed: float = 0.5

@@ -23,7 +23,7 @@ from dataclasses import replace
 from math import inf, isfinite
 
 from superconv.rates.rise_and_fall import cycle, rate
-from superconv.rates.watch import KEPT, Action, Decision, Event, Plan, Watch, error, smoothed, with_kept
+from superconv.rates.watch import KEPT, Action, Decision, Event, Plan, Watch, error, smoothed
 
 
 def begin(plan: Plan, *, probe: float | None = None) -> Watch:
@@ -92,7 +92,8 @@ def _ramp(plan: Plan, watch: Watch, loss: float, probe: float | None, alike: flo
     if broken or collapsed:
         why = f"{alike:.0%} of a batch had the same output" if collapsed else "the loss was not finite"
         return _found(plan, watch, f"{why} at a rate of {lr:.2g}", rose=True, collapsed=collapsed)
-    watch = smoothed(watch, loss, law.smoothing)
+    smooth, variance = smoothed(watch, loss, law.smoothing)
+    watch = replace(watch, smooth=smooth, variance=variance, seen=watch.seen + 1)
     if watch.first is None or number <= law.settle:
         mean = loss if watch.first is None else watch.first + (loss - watch.first) / number
         watch = replace(watch, first=mean)
@@ -103,7 +104,7 @@ def _ramp(plan: Plan, watch: Watch, loss: float, probe: float | None, alike: flo
     assert first is not None
     action: Action = ""
     if number > (0 if plan.by_probe else law.settle):
-        noise = 0.0 if plan.by_probe else error(watch, law.smoothing)
+        noise = 0.0 if plan.by_probe else error(watch.variance, law.smoothing)
         if value < watch.best:
             watch = replace(watch, best=value, best_lr=lr)
         span = max(first - watch.best, 0.0)
@@ -114,8 +115,9 @@ def _ramp(plan: Plan, watch: Watch, loss: float, probe: float | None, alike: flo
             limit = watch.best + max(rise * span, law.rise_floor * abs(first), law.sigmas * noise)
         else:
             limit = first + max(law.chance * abs(first) / (1 if plan.by_probe else 3), 4 * noise)
-        watch = replace(watch, over=watch.over + 1 if value > limit else 0)
-        if number > law.settle and watch.over >= (law.patience if plan.by_probe else 1):
+        high = plan.by_probe or loss > limit  # a smoothed loss stays high for a while after a single one
+        watch = replace(watch, over=watch.over + high if value > limit else 0)
+        if number > law.settle and watch.over >= (law.patience if plan.by_probe else law.patience_training):
             watched = "loss of the probe" if plan.by_probe else "smoothed training loss"
             reason = f"the {watched} had risen from {watch.best:.3g} to {value:.3g} at a rate of {lr:.2g}"
             return _found(plan, watch, reason, rose=True)
@@ -125,7 +127,7 @@ def _ramp(plan: Plan, watch: Watch, loss: float, probe: float | None, alike: flo
     if number >= max(law.fewest, round(law.longest * plan.updates)) or number >= plan.updates // 2:
         return _found(plan, watch, f"the ramp had reached {lr:.2g} without a rise of the loss")
     if number % law.spacing == 0 and not watch.over:
-        action, watch = "keep", with_kept(watch, lr, most=KEPT)
+        action, watch = "keep", replace(watch, kept=(*watch.kept, (watch.line, lr))[-KEPT:])
     return Decision(replace(watch, lr=lr * law.growth), action)
 
 

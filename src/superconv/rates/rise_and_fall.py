@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import isfinite
 
-from superconv.rates.watch import KEPT_LATER, Action, Decision, Event, Phase, Plan, Watch, error, smoothed, with_kept
+from superconv.rates.watch import KEPT_LATER, Action, Decision, Event, Plan, Watch, error, smoothed
 
 
 def rate(plan: Plan, watch: Watch) -> float:
@@ -26,39 +26,47 @@ def rate(plan: Plan, watch: Watch) -> float:
 def cycle(plan: Plan, watch: Watch, loss: float, alike: float | None) -> Decision:
     """Take in an update of the rise or the fall; arguments as of `ramp.advance`."""
     law, lr = plan.law, watch.lr
-    collapsed = alike == 1 and watch.apart < 1
-    sound = alike is not None and alike <= watch.apart + law.alike * (1 - watch.apart)
-    watch = watch if alike is None else replace(watch, apart=min(watch.apart, alike))
+    apart = watch.apart if alike is None else min(watch.apart, alike)
     first = watch.first if watch.first is not None else 0.0
-    if not isfinite(loss) or collapsed:
-        return _retreat(plan, watch, "collapse" if collapsed else "breakdown")
-    seen = watch.seen + 1
-    weight = max(law.slow, 1 / (seen + 1))
-    watch = smoothed(watch, loss, weight, cautious=True)
+    if not isfinite(loss) or (alike == 1 and apart < 1):
+        return _retreat(plan, watch, "collapse" if isfinite(loss) else "breakdown")
+    weight = max(law.slow, 1 / (watch.seen + 2))
+    slow, variance = smoothed(watch, loss, weight, cautious=True)
     fast = loss if watch.fast is None else 0.8 * watch.fast + 0.2 * loss
-    watch = replace(watch, fast=fast)
-    slow, noise = watch.smooth, error(watch, law.slow)
-    assert slow is not None
-    deviation = (watch.variance or 0.0) ** 0.5
+    best, best_lr, level, kept = watch.best, watch.best_lr, watch.level, watch.kept
+    noise, deviation = error(variance, law.slow), (variance or 0.0) ** 0.5
     action: Action = ""
-    if seen > 10:
-        if slow < watch.best:
-            watch = replace(watch, best=slow, best_lr=lr, level=min(watch.level, slow))
-        reference = min(watch.best, first)
-        span = max(first - min(reference, watch.level), 0.0)
+    if watch.seen >= 10:
+        if slow < best:
+            best, best_lr, level = slow, lr, min(level, slow)
+        reference = min(best, first)
+        span = max(first - min(reference, level), 0.0)
         if fast > reference + law.bad * span + 0.05 * abs(first) + 1.3 * deviation:
             return _retreat(plan, watch, "breakdown")
-        limit = watch.best + law.cap * span + law.sigmas * noise
+        limit = best + law.cap * span + law.sigmas * noise
         if span < law.learned * abs(first):  # little was learned yet, so that a rise may be chance
             limit = max(limit, first + law.chance / 3 * abs(first) + law.sigmas * noise)
         late = watch.made < watch.top_at and lr > law.cap_from * (watch.peak or 0.0) * watch.scale
-        if late and slow > limit and watch.best_lr > 0:
-            return _capped(plan, watch)
-        if sound and slow <= watch.best + 0.1 * span + noise:
-            action, watch = "keep", with_kept(watch, lr, most=KEPT_LATER)
-    phase: Phase = "fall" if watch.made >= watch.top_at else "rise"
-    watch = replace(watch, phase=phase)
-    return Decision(replace(watch, lr=rate(plan, watch)), action)
+        if late and slow > limit and best_lr > 0:
+            return _capped(plan, replace(watch, smooth=slow, best=best, best_lr=best_lr, level=level))
+        sound = alike is not None and alike <= apart + law.alike * (1 - apart)
+        if sound and slow <= best + 0.1 * span + noise:
+            action, kept = "keep", (*kept, (watch.line, lr))[-KEPT_LATER:]
+    watch = replace(  # one, as this is made in every update
+        watch,
+        phase="fall" if watch.made >= watch.top_at else "rise",
+        lr=rate(plan, watch),
+        seen=watch.seen + 1,
+        smooth=slow,
+        variance=variance,
+        fast=fast,
+        best=best,
+        best_lr=best_lr,
+        level=level,
+        kept=kept,
+        apart=apart,
+    )
+    return Decision(watch, action)
 
 
 def _capped(plan: Plan, watch: Watch) -> Decision:

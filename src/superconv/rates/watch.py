@@ -1,6 +1,6 @@
 """What a watched run remembers and decides: plain numbers, shared by its ramp and its cycle."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import inf
 from typing import Any, Literal
 
@@ -124,15 +124,10 @@ def looks_every(plan: Plan, watch: Watch) -> int:
     return LOOK_EVERY if watch.phase == "ramp" else max(5, plan.updates // 60)
 
 
-def with_kept(watch: Watch, lr: float, *, most: int) -> Watch:
-    """With the present network kept, and of those before only so many that `most` are left."""
-    return replace(watch, kept=(*watch.kept, (watch.line, lr))[-most:])
-
-
-def smoothed(watch: Watch, loss: float, weight: float, *, cautious: bool = False) -> Watch:
-    """With the loss in the smoothed one, and its squared distance in the variance; outliers widen it little."""
+def smoothed(watch: Watch, loss: float, weight: float, *, cautious: bool = False) -> tuple[float, float | None]:
+    """The smoothed loss with a new one in it, and the variance of losses about it; outliers widen that little."""
     if watch.smooth is None:
-        return replace(watch, smooth=loss, seen=watch.seen + 1)
+        return loss, watch.variance
     squared = (loss - watch.smooth) ** 2
     variance = watch.variance
     if variance is None:
@@ -140,10 +135,9 @@ def smoothed(watch: Watch, loss: float, weight: float, *, cautious: bool = False
     elif watch.seen < (20 if cautious else 5) or squared < (25 if cautious else 16) * variance or loss < watch.smooth:
         new = 0.05 if cautious else 0.15
         variance = (1 - new) * variance + new * squared
-    smooth = (1 - weight) * watch.smooth + weight * loss
-    return replace(watch, smooth=smooth, variance=variance, seen=watch.seen + 1)
+    return (1 - weight) * watch.smooth + weight * loss, variance
 
 
-def error(watch: Watch, weight: float) -> float:
-    """Standard error of the smoothed loss."""
-    return float(((watch.variance or 0.0) * weight / (2 - weight)) ** 0.5)
+def error(variance: float | None, weight: float) -> float:
+    """Standard error of a smoothed loss, whose newest one has this weight."""
+    return float(((variance or 0.0) * weight / (2 - weight)) ** 0.5)
