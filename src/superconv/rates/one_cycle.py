@@ -42,9 +42,9 @@ class OneCycle(ScheduledLR):
 
     With a number, the peak is that (`schedules.one_cycle`, `schedules.cyclical_momentum`). With `max_lr="auto"` there
     is no rate to choose and no search: the run's own ramp is the range test. The rate rises quickly from where an
-    update is far too small to harm, until the loss says that more does not pay; the network goes back to where it was
-    best, and the rate rises slowly to the peak that was read, under watch, and falls. Call `step(loss)` after each
-    update then.
+    update is far too small to harm, until the loss says that more does not pay; the network goes back to before it saw
+    rates above the peak that was read, and the rate rises slowly to that, under watch, and falls. Call `step(loss)`
+    after each update then.
     The rates that the optimizer was made with count only as ratios between groups, and as the fallback where the
     losses tell nothing.
 
