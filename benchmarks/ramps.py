@@ -41,6 +41,7 @@ from superconv.training.plan import ExecutionPlan
 from superconv.training.task import Task
 from superconv.training.trainer import Trainer
 
+COUNTED = "superconv, search counted"
 VARIANTS = ("probe", "no probe")
 FALLBACK = {"SGD": 0.1, "AdamW": 1e-3}
 LARGE = ("mnist", "cifar10-resnet8", "cifar10-resnet20")  # minutes a run: only where they are asked for
@@ -170,7 +171,16 @@ def show(names: list[str], folder: Path) -> None:
     """Print how each task and half stands, from the JSON alone."""
     console = Console(width=150)
     table = Table(
-        "task", "chosen on", "variant", "oracle", "test, mean (worst)", "regret", "peaks", "lost in ramp", "later"
+        "task",
+        "chosen on",
+        "variant",
+        "oracle",
+        "test, mean (worst)",
+        "regret",
+        "peaks",
+        "lost in ramp",
+        "later",
+        "search, counted",
     )
     sums: dict[tuple, list] = {}
     for name in names:

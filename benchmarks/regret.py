@@ -44,19 +44,19 @@ DEFAULTS = {k: v for k, v in plain(Recipe(**REQUIRED)).items() if k not in REQUI
 Job = tuple[str, int, Callable[[], Ready]]
 
 
-def jobs(problem: Problem, task: Task, rows: list[dict], methods: list[str], seeds: int) -> Iterator[Job]:
+def jobs(problem: Problem, task: Task, rows: list[dict], methods: list[str], seeds: range) -> Iterator[Job]:
     """What is to be run on a task: the grid, the methods, and last the grid's best, which the rows must tell."""
     plan = ExecutionPlan.choose(device="cpu", plan=problem.plan)
     settings = grid(problem, task)
     if ORACLE in methods:
         for name, recipe in settings.items():
             yield f"{GRID}: {name}", GRID_SEED, lambda r=recipe: Ready(task=replace(task, test=None), recipe=r)
-    for seed in range(seeds):
+    for seed in seeds:
         for name in methods:
             if name != ORACLE:
                 yield name, seed, lambda n=name, s=seed: METHODS[n](problem, task, s, plan)
     if ORACLE in methods:
-        for seed in range(seeds):
+        for seed in seeds:
             for name in top_settings(rows):
                 yield f"{ORACLE}: {name}", seed, lambda n=name: Ready(task=task, recipe=settings[n])
 
@@ -95,7 +95,8 @@ def run_task(name: str, given: argparse.Namespace, out_of_time: Callable[[], boo
     if other := [k for k, v in about.items() if rows and stored.get(k) != v]:
         raise SystemExit(f"{path} holds rows of another {' and '.join(other)}: move it, or set {name} back")
     done = {(row["method"], row["seed"]) for row in rows}
-    for method, seed, prepare in jobs(problem, task, rows, given.methods, given.seeds or problem.seeds):
+    seeds = range(given.first_seed, given.first_seed + (given.seeds or problem.seeds))
+    for method, seed, prepare in jobs(problem, task, rows, given.methods, seeds):
         if (method, seed) in done:
             continue
         if out_of_time():
@@ -172,7 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=[ORACLE, *METHODS], default=[ORACLE, *METHODS])
-    parser.add_argument("--seeds", type=int, help="fresh seeds 0, 1, …; not given, each task's own number")
+    parser.add_argument("--seeds", type=int, help="number of fresh seeds; not given, each task's own")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--show", action="store_true", help="only print and draw what is there")
     parser.add_argument("--out", type=Path, default=Path("results/regret"))

@@ -121,7 +121,7 @@ class RampLaw:
     1.4, 0.5 had the lowest regret of accuracy on half of the tasks of results/ramps, and 0.7 of loss."""
     batch_norm: float = 1.5
     """That share under batch norm, which frees the weights' scale."""
-    plain: float = 2.0
+    plain: float = 1.5
     """Factor of both without momentum, which delays what the ramp shows by some updates (benchmarks/plain_loop.py);
     in proportion up to a momentum of 0.9."""
     unlearned: float = 0.45
