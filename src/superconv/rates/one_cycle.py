@@ -212,8 +212,8 @@ class _WatchedOneCycle(OneCycle):
         self.events: list[Event] = []
         self._late: Tensor | float | None = None
         self._rates = GroupRates(self._optimizers, momentum)
+        self._before_first = [each.register_step_pre_hook(_eager(self._before)) for each in self._optimizers]
         for number, each in enumerate(self._optimizers):
-            each.register_step_pre_hook(_eager(self._before))
             each.register_step_post_hook(_eager(lambda o, *_, number=number: self._after(number, o)))
         LRScheduler.__init__(self, self._optimizers[0])
 
@@ -269,6 +269,8 @@ class _WatchedOneCycle(OneCycle):
             self._show()
             return
         self._stepped.clear()
+        while self._before_first:
+            self._before_first.pop().remove()
         self.last_epoch = self._watch.made + 1
         if not self._losses:
             raise ValueError("the ramp needs the loss of every update: call scheduler.step(loss), or observe(loss)")
