@@ -80,7 +80,10 @@ for kind in kinds:
 TROUBLE = (
     NETWORKS
     + r"""
+from superconv.training import signals
 from superconv.training.world import give_up, lost
+
+signals.PATIENCE = 2.0
 
 class Trouble(Hook):
     def on_update(self, trainer):
