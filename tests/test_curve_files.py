@@ -86,6 +86,33 @@ def test_numbers_of_which_nobody_can_tell_how_they_are_meant_are_refused(tmp_pat
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (lines("lr,acc", GERMAN), "line 2: 4 cells under 2 names"),  # not quoted: 0,001 and 0,3
+        (lines("lr,acc", [(i, *row) for i, row in enumerate(PAIRS)]), "3 cells under 2 names"),  # R's names of rows
+        (lines("lr,acc", [(*PAIRS[0], "fast, but noisy"), *PAIRS[1:]]), "line 2: 4 cells under 2 names"),
+        (lines("lr;acc", [(i + 1, f"{i + 1}.250") for i in range(16)], ";"), "may be a number of thousands"),
+        (lines("lr,acc", [*((a, f"{100 * b} %") for a, b in PAIRS), (9, 0.9)]), "line 2.*'30.0 %' is a percentage"),
+        (lines("lr,acc", [(f"{a} %", b) for a, b in PAIRS]), "column 'lr': '0.001 %' is a percentage"),
+        (lines("lr_decay,acc", PAIRS), "no column 'lr'"),
+        (
+            lines("lr-AdamW/pg1,lr-AdamW/pg2,acc", [(a, 2 * a, b) for a, b in PAIRS]),
+            "'lr_adamw/pg1' and 'lr_adamw/pg2' could both be meant",
+        ),
+    ],
+)
+def test_what_would_be_misread_in_silence_is_refused(tmp_path, text, says):
+    with pytest.raises(UserError, match=says) as error:
+        read(tmp_path, text, metric="acc")
+    assert "\n" not in str(error.value)
+
+
+def test_three_decimals_between_commas_are_decimals(tmp_path):
+    curve = read(tmp_path, lines("lr,acc", [(i + 1, f"{i + 1}.250") for i in range(16)]), metric="acc")
+    assert curve.validation_metric[0] == 1.25
+
+
 # ---- loggers
 
 
@@ -156,6 +183,40 @@ def test_the_history_of_a_rate_finder_is_a_training_loss(tmp_path, value):
     assert read(tmp_path, lines(",".join(names), [(lr, 3 - v) for lr, v in PAIRS])) == curve
 
 
+def test_rows_of_json_may_have_a_line_each(tmp_path):
+    text = "\n".join(json.dumps({"lr": lr, "loss": 3 - v}) for lr, v in PAIRS)
+    assert list(read(tmp_path, text, name="history.jsonl").lr) == RATES
+    assert list(read(tmp_path, text, name="history.json").lr) == RATES
+
+
+def test_columns_of_json_belong_to_the_same_rates(tmp_path):
+    with pytest.raises(UserError, match=r"columns of unequal length \(lr 16, loss 15\)"):
+        read(tmp_path, json.dumps({"lr": RATES, "loss": VALUES[:-1]}), name="h.json")
+
+
+@pytest.mark.parametrize(
+    ("metric", "column", "label"),
+    [
+        ("val/loss", "validation_loss", "validation loss"),
+        ("loss/val", "validation_loss", "validation loss"),
+        ("loss/train", "train_loss", "training loss"),
+        ("training_loss", "train_loss", "training loss"),
+        ("acc/train", "train_metric", "training acc"),
+        ("run 7 - train_acc", "train_metric", "training acc"),
+        ("epoch_test_acc", "validation_metric", "validation epoch_test_acc"),
+    ],
+)
+def test_the_name_says_what_it_was_measured_on(tmp_path, metric, column, label):
+    curve = read(tmp_path, lines(f"lr,{metric}", PAIRS), metric=metric)
+    assert (curve.column, curve.label, curve.rising_is_better) == (column, label, "loss" not in metric)
+
+
+def test_keras_names_the_trainings_measures_plainly(tmp_path):
+    text = lines("accuracy,learning_rate,val_accuracy", [(v, lr, 1 - v) for lr, v in PAIRS])
+    assert read(tmp_path, text, metric="accuracy").column == "train_metric"
+    assert read(tmp_path, text, metric="val_accuracy").column == "validation_metric"
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2]", '{"lr": 3}', "[]"])
 def test_json_that_is_no_table_is_refused(tmp_path, text):
     with pytest.raises(UserError, match=r"JSON|no table"):
@@ -189,6 +250,40 @@ neg_mean_poisson_deviance d2_absolute_error_score d2_log_loss_score cosine_simil
 likelihood log_likelihood ndcg map per_class_accuracy inception_score true_positives matthews_corrcoef reward
 placement interface faces center
 """
+
+
+LIBRARIES_LOWER = """
+top5_error hamming mse rmsle distance NegLogLikelihood nelbo neg_elbo bits_per_byte bpd MSELoss test-perplexity
+fpr_at_95_tpr fpr95 mean_rank minDCF min_dcf der mpjpe crps one_minus_auc loss/train val_loss_epoch log-loss
+duality_gap ce brier_score_loss coverage_error davies_bouldin_score hinge_loss label_ranking_loss
+mean_absolute_error mean_absolute_percentage_error mean_gamma_deviance mean_poisson_deviance mean_squared_log_error
+mean_tweedie_deviance median_absolute_error zero_one_loss negative_likelihood_ratio CalibrationError BinaryEER
+HammingDistance HingeLoss MultilabelCoverageError MultilabelRankingLoss LogCoshError MinkowskiDistance
+RelativeSquaredError SymmetricMeanAbsolutePercentageError TweedieDevianceScore JensenShannonDivergence
+ContinuousRankedProbabilityScore FrechetInceptionDistance KernelInceptionDistance
+LearnedPerceptualImagePatchSimilarity DeepImageStructureAndTextureSimilarity SpectralAngleMapper
+ErrorRelativeGlobalDimensionlessSynthesis RelativeAverageSpectralError SpectralDistortionIndex
+SpatialDistortionIndex TotalVariation PerceptualPathLength WordErrorRate CharErrorRate MatchErrorRate WordInfoLost
+TranslationEditRate ExtendedEditDistance EditDistance Perplexity ProcrustesDisparity HausdorffDistance
+DaviesBouldinScore RetrievalFallOut BinaryCrossentropy SparseCategoricalCrossentropy kullback_leibler_divergence
+Hinge FalsePositives huber
+"""
+LIBRARIES_HIGHER = """
+mIoU mrr elbo recall_at_fpr tpr@fpr=0.01 recall@5 distance_correlation brier_skill_score error_reduction power
+hamming_score neg_accuracy true_negative_rate one_minus_error kl_acc neg_max_error neg_mean_gamma_deviance
+neg_negative_likelihood_ratio positive_likelihood_ratio d2_pinball_score d2_tweedie_score roc_auc_ovr
+v_measure_score calinski_harabasz_score ndcg_score label_ranking_average_precision_score NegativePredictiveValue
+LogAUC FBetaScore ConcordanceCorrCoef InceptionScore PeakSignalNoiseRatio StructuralSimilarityIndexMeasure
+VisualInformationFidelity QualityWithNoReference ScaleInvariantSignalDistortionRatio SignalDistortionRatio
+SourceAggregatedSignalDistortionRatio WordInfoPreserved CLIPScore TruePositives true_negatives
+SensitivityAtSpecificity
+"""
+
+
+@pytest.mark.parametrize("split", ["", "val_", "Test ", "train/"])
+def test_the_names_of_scikit_learn_torchmetrics_and_keras_have_their_direction(split):
+    assert [name for name in LIBRARIES_LOWER.split() if not lower_is_better(split + name)] == []
+    assert [name for name in LIBRARIES_HIGHER.split() if lower_is_better(split + name)] == []
 
 
 @pytest.mark.parametrize("name", LOWER.split())

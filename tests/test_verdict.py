@@ -352,3 +352,13 @@ def test_words_go_the_way_of_the_curve():
     assert "has risen" in judge(perplexity).reason
     assert "never fell clearly below" in judge(curve_of(lr, np.ones(100), loss=True)).reason
     assert "never rose clearly above" in judge(curve_of(lr, np.ones(100))).reason
+
+
+def test_a_sweep_that_broke_the_network_at_once_suggests_no_rate_beyond():
+    """As recorded: `range-test` to 10 of a network that bears 0.1; its first five losses already lay high."""
+    lr = np.linspace(0, 10, 100)
+    broken = np.concatenate([[1.4, 1.2], 2.5 + np.abs(noise(98, 1.5))])
+    broken[-8:] += 4
+    found = judge(replace(curve_of(lr, 0.33 + noise(100, 0.005)), train_loss=tuple(broken)))
+    assert found.lr_max is None
+    assert 0 < found.suggested_lr < 0.2

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import TypeAdapter
 
 from superconv import files
 from superconv.errors import UserError
-from superconv.rates.curve_file import MIN_POINTS, read_sweep
+from superconv.rates.curve_file import MIN_POINTS, read_sweep, split_of
 from superconv.rates.direction import lower_is_better
 
 SCHEMA = 1  # of the JSON form; raised when a reader of the old form would misread the new one
@@ -192,30 +191,26 @@ class Curve:
         Args:
             path: The file.
             metric: Name of the column to judge; if not given, ``test_accuracy``, or else the only one that there is.
-                Names with "loss" hold a loss. A name that begins with "train", and "loss" alone, as most loggers
-                call the training's, go to the training columns.
+                Names with "loss" hold a loss. Names with "train", "loss" alone, as most loggers call the training's,
+                and those that have a ``val_`` beside them, as in Keras, go to the training columns.
             higher_is_better: Direction of the metric; if not given, the name decides (`lower_is_better`).
 
         Raises:
             UserError: A file that cannot be used; the message names file, row and column and says what to do.
         """
         sweep = read_sweep(Path(path), metric=metric)
-        rows, name = sweep.rows, sweep.metric.strip().lower().rpartition(" - ")[2].rpartition("/")[2]
+        rows, (name, training) = sweep.rows, split_of(sweep.metric, beside=sweep.header)
         lower = lower_is_better(name) if higher_is_better is None else not higher_is_better
         is_loss = "loss" in name and lower
-        training = (
-            sweep.metric.strip().lower().startswith("train") or name in ("loss", "losses") or name.startswith("train")
-        )
         column = f"{'train' if training else 'validation'}_{'loss' if is_loss else 'metric'}"
         empty: tuple[float | None, ...] = (None,) * len(rows)
         columns: dict[str, Any] = dict.fromkeys(_PREFERRED, empty)
         columns[column] = tuple(row.value for row in rows)
-        bare = re.sub("^(training|train|test|validation|valid|val|eval)_", "", name)
         return cls(
             lr=tuple(row.lr for row in rows),
             step=tuple(row.step for row in rows),
             seed=tuple(row.seed for row in rows),
-            metric="loss" if is_loss else bare,
+            metric="loss" if is_loss else name,
             higher_is_better=not lower,
             **columns,
         )

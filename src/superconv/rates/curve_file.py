@@ -27,7 +27,11 @@ _STEP_NAMES = (
 _NO_METRIC = re.compile(
     r"(epoch|seed|time|wall_time|_?timestamp|_?runtime|_?step|lr.*|momentum.*|mom|mom?s)$|.*__(min|max)$"
 )
-_NO_RATE = re.compile(r"(momentum|weight_decay|wd|__min|__max)$")
+_NO_RATE = re.compile(
+    r"(momentum|weight_decay|wd|decay|__min|__max|lr_(min|max|start|end|mult(iplier)?|scale|ratio|factor|gamma))$"
+)
+_TRAINING = frozenset({"train", "training", "trn"})
+_HELD_OUT = frozenset({"val", "valid", "validation", "test", "eval", "evaluation", "dev"})
 _FALLING = 0.1  # share of neighbouring rows whose rate may fall before a file counts as no sweep
 
 
@@ -46,6 +50,8 @@ class Sweep:
 
     metric: str
     rows: tuple[Row, ...]
+    header: tuple[str, ...]
+    """All columns of the file."""
 
 
 def read_sweep(path: Path, *, metric: str | None = None) -> Sweep:
@@ -67,7 +73,28 @@ def read_sweep(path: Path, *, metric: str | None = None) -> Sweep:
             f"{path}: only {points} usable points (different rates with a number for {metric!r}); "
             f"a range test needs at least {MIN_POINTS}: measure more often"
         )
-    return Sweep(metric, tuple(rows))
+    return Sweep(metric, tuple(rows), table.header)
+
+
+def split_of(metric: str, *, beside: Sequence[str] = ()) -> tuple[str, bool]:
+    """A metric's name without the split that it was measured on, and whether that was the training's minibatches.
+
+    Args:
+        metric: Name of a column.
+        beside: The file's other columns: `accuracy` is the training's where there is a `val_accuracy`.
+
+    >>> split_of("val/loss"), split_of("loss/train"), split_of("run-7 - train_acc")
+    (('loss', False), ('loss', True), ('acc', True))
+    """
+    whole = _without_run(_plain(metric))
+    parts = [part for part in whole.split("/") if part not in _TRAINING | _HELD_OUT] or [whole]
+    bare = re.sub(f"^(({'|'.join(_TRAINING | _HELD_OUT)})_)+(?=.)", "", parts[-1])
+    words = set(re.split("[/_]", whole))
+    if words & (_TRAINING | _HELD_OUT):
+        return bare, bool(words & _TRAINING)
+    others = {_without_run(name) for name in beside}
+    counterpart = any(f"{split}{sign}{whole}" in others for split in _HELD_OUT for sign in "_/")
+    return bare, counterpart or bare in ("loss", "losses")
 
 
 def _rate_column(table: Table) -> int:
@@ -79,7 +106,7 @@ def _rate_column(table: Table) -> int:
         )
     found = _named(table, RATE_NAMES)
     if not found:  # Lightning: lr-SGD, lr-AdamW/pg1, and beside them lr-SGD-momentum
-        found = [i for i, name in enumerate(table.header) if name.startswith("lr_") and not _NO_RATE.search(name)][:1]
+        found = [i for i, name in enumerate(table.header) if name.startswith("lr_") and not _NO_RATE.search(name)]
     if not found:
         raise UserError(
             f"{table.path}: no column 'lr' or 'learning_rate'; the columns are {', '.join(table.header)}: rename one"

@@ -29,6 +29,8 @@ class Table:
     """Names of the columns, in small letters, with underscores."""
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     """(line of the file, cells) of each row; a row may have fewer cells than there are columns."""
+    separator: str = ""
+    """The sign between cells; empty for JSON, whose numbers have a decimal point."""
 
     def cells(self, column: int) -> list[tuple[int, str]]:
         """(line, cell) of a column."""
@@ -43,11 +45,24 @@ class Table:
             UserError: A cell that is no number, or numbers of which nobody can tell how they are meant.
         """
         cells = [self.cells(column) for column in columns]
-        decimal = self._decimal(columns, cells)
+        for column, own in zip(columns, cells, strict=True):
+            self._refuse_mixed(column, own)
+        decimal = self._decimal(columns, cells) if self.separator else "."
         return [
             [self._number(cell, decimal, line, column) for line, cell in own]
             for column, own in zip(columns, cells, strict=True)
         ]
+
+    def _refuse_mixed(self, column: int, cells: Sequence[tuple[int, str]]) -> None:
+        """Refuse percentages of a rate, and beside numbers that are none: 85 % and 0.86 are one column's by mistake."""
+        written = [(line, cell) for line, cell in cells if re.search("[0-9]", cell)]
+        percent = [(line, cell) for line, cell in written if cell.endswith("%")]
+        if percent and (len(percent) < len(written) or self.header[column].rpartition("/")[2] in RATE_NAMES):
+            line, cell = percent[0]
+            raise UserError(
+                f"{self.path}, line {line}, column {self.header[column]!r}: {cell!r} is a percentage, where a plain "
+                "number belongs; write the whole column without"
+            )
 
     def _decimal(self, columns: Sequence[int], cells: Sequence[Sequence[tuple[int, str]]]) -> str:
         told: dict[str, str] = {}
@@ -68,7 +83,7 @@ class Table:
                             told.setdefault(mark, where)
                     elif match[3] or not _GROUPED[mark].fullmatch(digits):
                         told.setdefault(mark, where)
-                    else:
+                    elif mark == "," or self.separator != ",":  # a point between commas is a decimal point
                         doubtful.setdefault(mark, where)
         if len(told) > 1:
             raise UserError(
@@ -76,10 +91,10 @@ class Table:
             )
         if told:
             return next(iter(told))
-        if "," in doubtful:
+        if doubtful:
             raise UserError(
-                f"{self.path}, {doubtful[',']} may be a number of thousands or have a decimal comma; write it with a "
-                "decimal point and without thousands separators"
+                f"{self.path}, {next(iter(doubtful.values()))} may be a number of thousands or have a decimal comma; "
+                "write it with a decimal point and without thousands separators"
             )
         return "."
 
@@ -115,7 +130,7 @@ def read_table(path: Path) -> Table:
         UserError: The file is missing, empty, binary, or no table.
     """
     text = _text(path)
-    if text.lstrip()[:1] in "[{" and path.suffix.lower() == ".json":
+    if text.lstrip()[:1] in "[{":
         return _from_json(path, text)
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     separator = None
@@ -131,7 +146,14 @@ def read_table(path: Path) -> Table:
     except csv.Error as error:
         raise UserError(f"{path}: not readable as CSV ({error})") from None
     (_, header), *body = rows
-    return Table(path, tuple(_plain(name) for name in header), tuple((line, tuple(cells)) for line, cells in body))
+    for line, cells in body:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise UserError(
+                f"{path}, line {line}: {len(cells)} cells under {len(header)} names; write decimal points, put text "
+                "with a comma in quotation marks, and give every column a name"
+            )
+    names = tuple(_plain(name) for name in header)
+    return Table(path, names, tuple((line, tuple(cells)) for line, cells in body), separator)
 
 
 def _split(lines: Sequence[tuple[int, str]], separator: str) -> Iterable[tuple[int, list[str]]]:
@@ -175,11 +197,15 @@ def _from_json(path: Path, text: str) -> Table:
     try:
         value: Any = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
+        try:
+            value = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except json.JSONDecodeError:
+            raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
     if isinstance(value, dict) and value and all(isinstance(own, list) for own in value.values()):
-        longest = max(len(own) for own in value.values())
-        columns = {name: [*own, *[None] * (longest - len(own))] for name, own in value.items()}
-        value = [{name: own[i] for name, own in columns.items()} for i in range(longest)]
+        if len({len(own) for own in value.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(own)}" for name, own in value.items())
+            raise UserError(f"{path}: columns of unequal length ({lengths}); give a value for each rate")
+        value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     if not (isinstance(value, list) and value and all(isinstance(row, dict) for row in value)):
         raise UserError(
             f'{path}: no table; give columns by name, such as {{"lr": [...], "loss": [...]}}, or a list of rows'

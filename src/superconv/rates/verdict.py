@@ -37,10 +37,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from superconv.rates.curve import Array, Curve
 from superconv.rates.curve_file import MIN_POINTS
+from superconv.rates.loss_levels import BOX_POINTS, MOVED, defended, smoothed
+from superconv.rates.loss_levels import loss_levels as loss_levels
 
 WIDE = 30.0  # width from which a plateau is no usual peak, whatever follows
 OPEN_WIDE, OPEN_LR = 3.0, 1.0  # width and last rate that suffice where no fall was seen
@@ -48,10 +49,8 @@ PLATEAU, FALLEN = 0.9, 0.7  # relative levels: on the plateau; outside of it
 SAFETY = 1.5  # lr_max stays this factor below the edge
 LEARNING = 100  # updates before which a network has had no time: a plateau that begins there may be wider than it looks
 CLEAR = 5.0  # standard errors between the plateau and the rest; pure noise gets there once in 100 curves
-MOVED = 3.0  # typical jumps of the training loss, by which its running median differs where it has clearly moved
 AGREED = 0.5  # share of resamples that must agree with a verdict of `likely`
 FAR = 10.0  # times the rate of the lowest loss, from which no rate is called good where the loss has clearly risen
-BOX_POINTS = 5  # below that not even a box can be told from noise
 MOST_BINS = 200  # longer sweeps are binned by medians: nothing is lost, and time is bounded
 RESAMPLES = 200
 
@@ -172,73 +171,19 @@ def judge(curve: Curve, *, seed: int = 0) -> Verdict:
     )
 
 
-@dataclass(frozen=True)
-class LossLevels:
-    """A sweep's training loss, smoothed.
-
-    A minibatch's loss is far less noisy than its accuracy, so this says something of sweeps too short for a verdict.
-
-    Attributes:
-        lr: Rates above 0, (k,) ascending, up to the first loss that is not finite.
-        loss: Running median there, (k,).
-        start: Level before training: the median of the first five losses.
-        noise: Typical jump of the loss from update to update, as long as the level fell.
-    """
-
-    lr: Array
-    loss: Array
-    start: float
-    noise: float
-
-    @property
-    def lowest(self) -> float:
-        """Rate of the lowest level."""
-        return float(self.lr[self.loss.argmin()])
-
-    @property
-    def fell(self) -> bool:
-        """Whether the level clearly fell."""
-        return bool(self.start - self.loss.min() > MOVED * self.noise)
-
-    @property
-    def risen(self) -> NDArray[np.bool_]:
-        """At which rates the level is clearly above that before training, (k,)."""
-        risen: NDArray[np.bool_] = self.loss > self.start + MOVED * self.noise
-        return risen
-
-    @property
-    def borne(self) -> float:
-        """The largest rate below the first rise: a normalised network that has died comes down again to chance."""
-        return float(self.lr[max(0, int(self.risen.argmax()) - 1) if self.risen.any() else -1])
-
-
-def loss_levels(curve: Curve) -> LossLevels | None:
-    """The levels of a curve's training loss, seeds averaged; None with fewer than `BOX_POINTS` finite losses."""
-    lr, losses = curve.signal(column="train_loss")
-    lr, losses = lr[lr > 0], losses[lr > 0]
-    finite = np.isfinite(losses)
-    end = len(lr) if finite.all() else int(finite.argmin())
-    if end < BOX_POINTS:
-        return None
-    level = _smooth(losses[:end])
-    falling = losses[: min(end, max(2 * BOX_POINTS, int(level.argmin()) + 1))]
-    noise = float(np.median(np.abs(np.diff(falling))))
-    return LossLevels(lr[:end], level, float(np.median(losses[:BOX_POINTS])), noise)
-
-
 def _suggested(curve: Curve, sweep: _Sweep | None, found: _Plateau | None, verdict: str) -> float | None:
     """See `Verdict.suggested_lr`."""
     rates = [rate for rate in curve.lr if rate > 0]
     if len(rates) < MIN_POINTS:  # it broke down at once
         return min(rates, default=None)
     levels = loss_levels(curve)
-    lowest = levels.lowest if levels and levels.fell else None
+    lowest, unharmed = (None, None) if levels is None else defended(curve, levels)
     if found:
         half = found.lr_max / 2
         return half if verdict == "likely" or lowest is None else min(half, lowest)
-    if levels:
-        return (lowest if lowest is not None and lowest < levels.borne else levels.borne) / 2
-    if sweep and (smooth := _smooth(sweep.value)).max() > sweep.floor:
+    if unharmed:
+        return (lowest or unharmed) / 2
+    if sweep and (smooth := smoothed(sweep.value)).max() > sweep.floor:
         return float(sweep.lr[smooth.argmax()]) / 2 or None
     return min(rates)
 
@@ -281,27 +226,15 @@ def _start(values: Array, *, bounded: bool) -> float:
     A first loss over ten times the second is left out: Caffe tests without batch-norm statistics to 87.3.
     """
     if bounded:
-        return float(min(values[:3].min(), _smooth(values).min()))
+        return float(min(values[:3].min(), smoothed(values).min()))
     skip = int(len(values) > 3 and values[0] < 10 * values[1] < 0)
     return float(values[skip : skip + 3].min())
-
-
-def _smooth(values: Array) -> Array:
-    """Running median over a tenth of the points; narrower at the start, where linear sweeps rise."""
-    half = max(1, len(values) // 20)
-    rows, offsets = np.arange(len(values)), np.arange(-half, half + 1)
-    at = rows[:, None] + offsets
-    inside = (abs(offsets) <= rows[:, None]) & (at < len(values))
-    window = np.sort(np.where(inside, values[np.minimum(at, len(values) - 1)], np.inf), axis=1)
-    count = inside.sum(axis=1)
-    smooth: Array = (window[rows, (count - 1) // 2] + window[rows, count // 2]) / 2
-    return smooth
 
 
 def _plateau(sweep: _Sweep) -> _Plateau | None:
     """The box that fits the curve best, or None where no rise is clear."""
     lr, value, floor = sweep.lr, sweep.value, sweep.floor
-    smooth = _smooth(value)
+    smooth = smoothed(value)
     level = float(smooth.max())
     for _ in range(3):  # the level is that of the box, the box depends on the level; two rounds settle it
         if level <= floor:
